@@ -1,0 +1,1 @@
+"""SeqIO tasks, mixtures and caching: the only folder that imports TensorFlow."""

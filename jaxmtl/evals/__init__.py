@@ -1,0 +1,1 @@
+"""Scores, generations and per-task evaluation."""

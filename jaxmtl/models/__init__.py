@@ -1,0 +1,1 @@
+"""Linen models: no TensorFlow, no I/O, no mesh."""

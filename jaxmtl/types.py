@@ -1,0 +1,126 @@
+"""The vocabulary that all parts share: examples, batches, scores, records and the two errors a user can cause."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+"""One step's arrays by field name: `inputs` int32 [B, S], `targets` int32 [B, T], `loss_mask` float32 [B, T],
+`task_ids` int32 [B], `example_ids` int32 [B] (-1 on rows that only fill the batch). Padding is id 0."""
+
+
+class InputError(ValueError):
+    """Something a user gave is wrong; the message is one line: what, where, what was expected, what to do."""
+
+
+class UnknownNameError(InputError):
+    """A name that is not in a list of known names."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """Builds the error for a name nobody knows, with the three closest known ones.
+
+    Args:
+      kind: what the name stands for, in the singular ("task", "split").
+      name: the name that was asked for.
+      known: all valid names.
+
+    Returns:
+      The error, to be raised by the caller.
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
+    hint = f"closest: {', '.join(close)}" if close else "there are none"
+    return UnknownNameError(f"unknown {kind} {name!r}; {hint} ({len(names)} known)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """One instance of a task, as text.
+
+    Attributes:
+      id: unique inside its task.
+      inputs: the instance's input text.
+      targets: all reference outputs, the first one first; never empty.
+    """
+
+    id: str
+    inputs: str
+    targets: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Scores:
+    """A task's metrics over some of its examples.
+
+    Attributes:
+      task: task name.
+      category: the task's category.
+      n: number of examples scored.
+      metrics: metric name to its mean over the examples.
+    """
+
+    task: str
+    category: str
+    n: int
+    metrics: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Record:
+    """One measured value of one run: the only thing that tables and figures read.
+
+    Attributes:
+      study: study the run belongs to, or "" for none.
+      run: name of the run.
+      seed: the run's seed.
+      step: optimiser step the weights were taken at.
+      task: task name.
+      category: the task's category.
+      metric: metric name.
+      value: the metric's value.
+      n: number of examples behind the value.
+      config_hash: hash of the operative config.
+      weights_hash: hash of the weights that were scored.
+      git_hash: commit of the code, or "" outside a checkout.
+      time: seconds since the epoch when it was written.
+    """
+
+    study: str
+    run: str
+    seed: int
+    step: int
+    task: str
+    category: str
+    metric: str
+    value: float
+    n: int
+    config_hash: str
+    weights_hash: str
+    git_hash: str
+    time: float
+
+    def to_json(self) -> str:
+        """Returns the record as one JSON line without the line break."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> "Record":
+        """Reads what `to_json` wrote.
+
+        Args:
+          line: one JSON object.
+
+        Returns:
+          The record.
+
+        Raises:
+          InputError: if the line is no JSON object with exactly the record's fields.
+        """
+        try:
+            return cls(**json.loads(line))
+        except (json.JSONDecodeError, TypeError) as error:
+            raise InputError(f"not a record: {line[:80]!r} ({error}); expected one JSON object a line") from error
