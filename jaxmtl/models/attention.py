@@ -1,0 +1,86 @@
+"""Attention over whole sequences, computed in the way that suits the backend; all ways give the same numbers.
+
+A way is a function of `query [B,T,H,K]`, `key` and `value [B,S,H,K]`, `bias` float32 [H,T,S] (shared by the batch),
+`mask` bool [B,S] (True on keys to see) and `keep` float [B,H,S] (a dropout mask over keys, already scaled); the last
+three may be None. Scores are not divided by the root of the head width: families that want this scale the query.
+Letters: B batch, T query length, S key length, H heads, K head width.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxmtl.models.layers import mask_to_bias
+
+Attention = Callable[..., jax.Array]
+
+
+def einsum_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    keep: jax.Array | None = None,
+) -> jax.Array:
+    """Attends with two einsums over the whole batch, which GPU and TPU compilers fuse well.
+
+    Args:
+      query: [B, T, H, K].
+      key: [B, S, H, K].
+      value: [B, S, H, K].
+      bias: float32 [H, T, S], added to the scores.
+      mask: bool [B, S], True on keys to see.
+      keep: float [B, H, S], multiplied into the weights.
+
+    Returns:
+      [B, T, H, K] in the query's dtype; softmax is taken in float32.
+    """
+    scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        scores = scores + mask_to_bias(mask)[:, None, None, :]
+    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    if keep is not None:
+        weights = weights * keep[:, :, None, :].astype(query.dtype)
+    return jnp.einsum("bhts,bshk->bthk", weights, value)
+
+
+def row_attention(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    keep: jax.Array | None = None,
+) -> jax.Array:
+    """Attends one batch row at a time and recomputes the scores in the backward pass: they stay in a CPU's cache.
+
+    Args and Returns: as `einsum_attention`.
+    """
+
+    @jax.checkpoint
+    def one_row(row: tuple) -> jax.Array:
+        row_query, row_key, row_value, row_mask, row_keep = jax.tree.map(lambda x: x[None], row)
+        return einsum_attention(row_query, row_key, row_value, bias, row_mask, row_keep)[0]
+
+    return jax.lax.map(one_row, (query, key, value, mask, keep))
+
+
+def attend(
+    query: jax.Array,
+    key: jax.Array,
+    value: jax.Array,
+    bias: jax.Array | None = None,
+    mask: jax.Array | None = None,
+    keep: jax.Array | None = None,
+) -> jax.Array:
+    """Attends in the way that is fastest on the platform the program is compiled for.
+
+    Args and Returns: as `einsum_attention`.
+    """
+    return jax.lax.platform_dependent(
+        query, key, value, bias, mask, keep, cpu=row_attention, default=einsum_attention
+    )

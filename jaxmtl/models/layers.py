@@ -1,0 +1,181 @@
+"""Layers that all families share: dense, embedding, RMS norm, relative position bias, dropout shared along length.
+
+Letters in names and shapes: B batch, T query length, S key length, D embed, H heads, K head width, F mlp width, V vocab.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Initializer = Callable[..., jax.Array]
+
+
+def normal(stddev: float) -> Initializer:
+    """Returns an initializer N(0, stddev²) that is not truncated, as T5's own code uses."""
+    return nn.initializers.normal(stddev)
+
+
+class Dense(nn.Module):
+    """A linear layer without bias, `y = x W`.
+
+    Attributes:
+      features: output width.
+      axes: logical names of the kernel's input and output axis.
+      init: kernel initializer.
+      dtype: dtype of the product; the kernel itself is kept in float32.
+    """
+
+    features: int
+    axes: tuple[str, str]
+    init: Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [..., in] to [..., features]."""
+        kernel = self.param("kernel", nn.with_logical_partitioning(self.init, self.axes), (x.shape[-1], self.features))
+        return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+
+
+class Embed(nn.Module):
+    """A table of token embeddings that can also score tokens (a tied output layer).
+
+    Attributes:
+      vocab_size: rows V.
+      features: width D.
+      init: table initializer.
+      dtype: dtype of what is returned.
+    """
+
+    vocab_size: int
+    features: int
+    init: Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self) -> None:
+        """Creates the table [V, D]."""
+        init = nn.with_logical_partitioning(self.init, ("vocab", "embed"))
+        self.embedding = self.param("embedding", init, (self.vocab_size, self.features))
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        """Maps int32 [B, T] to [B, T, D]."""
+        return jnp.take(self.embedding.astype(self.dtype), tokens, axis=0)
+
+    def attend(self, x: jax.Array) -> jax.Array:
+        """Scores every token: [B, T, D] to float32 logits [B, T, V]."""
+        table = self.embedding.astype(self.dtype)
+        return jnp.dot(x.astype(self.dtype), table.T, preferred_element_type=jnp.float32)
+
+
+class RMSNorm(nn.Module):
+    """Divides by the root mean square, in float32: no mean is subtracted and there is no bias.
+
+    Attributes:
+      epsilon: added to the mean square.
+      dtype: dtype of what is returned.
+    """
+
+    epsilon: float = 1e-6
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last axis of [..., D]."""
+        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return (x * jax.lax.rsqrt(mean_square + self.epsilon) * scale).astype(self.dtype)
+
+
+class Dropout(nn.Module):
+    """Drops whole columns of a sequence: one mask for all positions along the length axis (-2), as T5 was trained.
+
+    Attributes:
+      rate: share of columns set to zero.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Drops from [..., length, width] if `train`, else returns it as it is."""
+        return nn.Dropout(self.rate, broadcast_dims=(-2,), deterministic=not train)(x)
+
+
+def relative_buckets(
+    query_positions: jax.Array, key_positions: jax.Array, *, bidirectional: bool, num_buckets: int, max_distance: int
+) -> jax.Array:
+    """Sorts relative positions into T5's buckets: exact when near, logarithmic when far.
+
+    Args:
+      query_positions: int32 [T].
+      key_positions: int32 [S].
+      bidirectional: True in an encoder (half of the buckets look ahead), False in a causal decoder.
+      num_buckets: number of buckets in all.
+      max_distance: distance from which on all positions share the last bucket, in tokens.
+
+    Returns:
+      int32 [T, S], bucket of key position minus query position.
+
+    Source: methods 6.1 (relative bucket).
+    """
+    relative = key_positions[None, :] - query_positions[:, None]
+    offset = jnp.zeros_like(relative)
+    if bidirectional:
+        num_buckets //= 2
+        offset = jnp.where(relative > 0, num_buckets, 0)
+        distance = jnp.abs(relative)
+    else:
+        distance = jnp.maximum(-relative, 0)
+    exact = num_buckets // 2
+    # The bound of 1 keeps log(0) out; those entries take the exact branch anyway.
+    steps = jnp.log(jnp.maximum(distance, 1).astype(jnp.float32) / exact) / math.log(max_distance / exact)
+    far = exact + (steps * (num_buckets - exact)).astype(jnp.int32)
+    return offset + jnp.where(distance < exact, distance, jnp.minimum(far, num_buckets - 1))
+
+
+class RelativeBias(nn.Module):
+    """A learned attention bias per relative-position bucket and head, shared by all layers of a stack.
+
+    Attributes:
+      num_heads: heads H.
+      num_buckets: number of buckets.
+      max_distance: see `relative_buckets`.
+      bidirectional: True in an encoder.
+      init: initializer of the table [num_buckets, H].
+    """
+
+    num_heads: int
+    num_buckets: int
+    max_distance: int
+    bidirectional: bool
+    init: Initializer
+
+    @nn.compact
+    def __call__(self, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
+        """Returns float32 [H, T, S] for int32 positions [T] and [S]."""
+        table = self.param(
+            "embedding",
+            nn.with_logical_partitioning(self.init, ("relative_buckets", "heads")),
+            (self.num_buckets, self.num_heads),
+        )
+        buckets = relative_buckets(
+            query_positions,
+            key_positions,
+            bidirectional=self.bidirectional,
+            num_buckets=self.num_buckets,
+            max_distance=self.max_distance,
+        )
+        return jnp.take(table.T, buckets, axis=1)
+
+
+def mask_to_bias(mask: jax.Array) -> jax.Array:
+    """Turns a boolean mask into float32: 0 where True, the most negative finite float32 where False.
+
+    A finite value keeps a fully masked row free of NaN.
+    """
+    return jnp.where(mask, 0.0, np.finfo(np.float32).min)

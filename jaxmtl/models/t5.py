@@ -1,0 +1,170 @@
+"""T5: token ids in, float32 logits out; whole sequences for training and scoring, one position at a time for decoding.
+
+Letters in shapes: B batch, S source length, T target length, D embed, H heads, K head width, V vocab.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxmtl.models.layers import Dense, Dropout, Embed, RelativeBias, RMSNorm, mask_to_bias, normal
+from jaxmtl.models.t5_config import REMAT_POLICIES, T5Config
+from jaxmtl.models.t5_layers import DecoderLayer, EncoderLayer
+
+Cache = dict[str, Any]
+
+
+def shift_right(targets: jax.Array, start_id: int) -> jax.Array:
+    """Builds decoder inputs: the start token, then all targets but the last.
+
+    Args:
+      targets: int32 [B, T].
+      start_id: token id put first.
+
+    Returns:
+      int32 [B, T].
+    """
+    return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start_id)
+
+
+class T5(nn.Module):
+    """Encoder-decoder T5.
+
+    Attributes:
+      config: sizes and choices.
+    """
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Creates embedding, stacks, norms and, if the head is not tied, the output layer."""
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        self.token_embedding = Embed(config.vocab_size, config.embed_dim, normal(1.0), dtype)
+        self.encoder_bias = self._relative_bias(bidirectional=True)
+        self.decoder_bias = self._relative_bias(bidirectional=False)
+        self.encoder = self._layers(EncoderLayer, config.num_encoder_layers)
+        self.decoder = self._layers(DecoderLayer, config.num_decoder_layers)
+        self.encoder_norm = RMSNorm(config.norm_epsilon, dtype)
+        self.decoder_norm = RMSNorm(config.norm_epsilon, dtype)
+        self.drop = Dropout(config.dropout_rate)
+        if not config.tied_head:
+            self.lm_head = Dense(config.vocab_size, ("embed", "vocab"), normal(config.embed_dim**-0.5), dtype)
+
+    def _relative_bias(self, *, bidirectional: bool) -> RelativeBias:
+        config = self.config
+        init = normal(config.embed_dim**-0.5)
+        buckets, distance = config.relative_buckets, config.relative_max_distance
+        return RelativeBias(config.num_heads, buckets, distance, bidirectional, init)
+
+    def _layers(self, layer: type[nn.Module], num_layers: int) -> nn.Module:
+        """Stacks `num_layers` copies of a layer under one scan, so that compile time does not grow with depth."""
+        config = self.config
+        if config.remat != "none":
+            layer = nn.remat(layer, policy=REMAT_POLICIES[config.remat], prevent_cse=False, static_argnums=(2,))
+        scan = dict(
+            variable_axes={"params": 0},
+            variable_broadcast=False,
+            split_rngs={"params": True, "dropout": True},
+            length=num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        unroll = config.scan_unroll or num_layers
+        methods = {"__call__": scan | dict(in_axes=nn.broadcast, unroll=unroll)}
+        if issubclass(layer, DecoderLayer):
+            methods["cross_cache"] = scan | dict(in_axes=nn.broadcast)
+            in_axes = (0, nn.broadcast, nn.broadcast, nn.broadcast)
+            methods["step"] = scan | dict(in_axes=in_axes, unroll=unroll)
+        return nn.scan(layer, methods=methods)(config)
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        decoder_inputs: jax.Array,
+        input_mask: jax.Array | None = None,
+        *,
+        train: bool = False,
+    ) -> jax.Array:
+        """Scores every target position.
+
+        Args:
+          inputs: int32 [B, S]; padding is masked unless `input_mask` is given.
+          decoder_inputs: int32 [B, T], targets shifted right; causal, nothing else is masked.
+          input_mask: bool [B, S], True on positions of `inputs` to see.
+          train: applies dropout (needs the rng "dropout").
+
+        Returns:
+          float32 [B, T, V], logits.
+        """
+        mask = inputs != self.config.pad_id if input_mask is None else input_mask
+        encoded = self.encode(inputs, mask, train=train)
+        return self.decode(decoder_inputs, encoded, mask, train=train)
+
+    def encode(self, inputs: jax.Array, input_mask: jax.Array | None = None, *, train: bool = False) -> jax.Array:
+        """Encodes int32 [B, S] to [B, S, D]; arguments as in `__call__`."""
+        mask = inputs != self.config.pad_id if input_mask is None else input_mask
+        positions = jnp.arange(inputs.shape[1])
+        bias = self.encoder_bias(positions, positions)
+        x = self.drop(self.token_embedding(inputs), train=train)
+        x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        x, _ = self.encoder(x, train, bias, mask)
+        return self.drop(self.encoder_norm(x), train=train)
+
+    def decode(
+        self, decoder_inputs: jax.Array, encoded: jax.Array, input_mask: jax.Array | None, *, train: bool = False
+    ) -> jax.Array:
+        """Scores int32 [B, T] given `encoded` [B, S, D]; arguments and result as in `__call__`."""
+        positions = jnp.arange(decoder_inputs.shape[1])
+        causal = mask_to_bias(positions[:, None] >= positions[None, :])
+        bias = self.decoder_bias(positions, positions) + causal
+        x = self.drop(self.token_embedding(decoder_inputs), train=train)
+        x, _ = self.decoder(x, train, encoded, bias, input_mask)
+        return self.logits(self.drop(self.decoder_norm(x), train=train))
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Scores tokens from the decoder's last states: [B, T, D] to float32 [B, T, V]."""
+        if self.config.tied_head:
+            logits = self.token_embedding.attend(x * self.config.embed_dim**-0.5)
+        else:
+            logits = self.lm_head(x).astype(jnp.float32)
+        return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
+
+    def start_cache(self, encoded: jax.Array, max_length: int) -> Cache:
+        """Prepares decoding: projects cross-attention keys and values once and makes room for the decoder's own.
+
+        Args:
+          encoded: [B, S, D], the encoder's states.
+          max_length: number of positions T that can be decoded.
+
+        Returns:
+          "cross": keys and values [layers, B, S, H, K]; "self": zeros [layers, B, T, H, K].
+        """
+        config = self.config
+        _, cross = self.decoder.cross_cache(None, encoded)
+        shape = (config.num_decoder_layers, encoded.shape[0], max_length, config.num_heads, config.head_dim)
+        zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
+        return {"cross": cross, "self": (zeros, zeros)}
+
+    def decode_step(
+        self, tokens: jax.Array, position: jax.Array, cache: Mapping[str, Any], input_mask: jax.Array | None
+    ) -> tuple[jax.Array, Cache]:
+        """Scores the token that follows `tokens`.
+
+        Args:
+          tokens: int32 [B], the decoder's input at `position`.
+          position: int32 scalar, counted from 0.
+          cache: what `start_cache` or the previous step returned.
+          input_mask: bool [B, S] over the encoder's states.
+
+        Returns:
+          float32 [B, V], logits, and the cache for the next step.
+        """
+        max_length = cache["self"][0].shape[2]
+        positions = jnp.arange(max_length)
+        bias = self.decoder_bias(position[None], positions) + mask_to_bias(positions <= position)
+        x = self.token_embedding(tokens[:, None])
+        carry = (x, cache["self"], jnp.zeros((), jnp.int32))
+        (x, self_cache, _), _ = self.decoder.step(carry, cache["cross"], position, bias, input_mask)
+        return self.logits(self.decoder_norm(x))[:, 0], {**cache, "self": self_cache}

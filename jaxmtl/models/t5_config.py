@@ -1,0 +1,125 @@
+"""T5's sizes and choices: v1.0 and v1.1 (also LM-adapted T5, T0, Tk-Instruct), small to xxl."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jaxmtl.models.attention import Attention, attend
+from jaxmtl.types import InputError, unknown_name
+
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+}
+
+ACTIVATIONS = {"linear": lambda x: x, "relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=True)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Config:
+    """Sizes and choices of a T5.
+
+    Attributes:
+      vocab_size: rows V of the embedding; may exceed the tokenizer's (padding rows).
+      embed_dim: D.
+      num_heads: H.
+      head_dim: K; H·K may differ from D.
+      mlp_dim: F.
+      num_encoder_layers: encoder blocks.
+      num_decoder_layers: decoder blocks.
+      mlp_activations: one activation per feed-forward input kernel, multiplied together: ("gelu", "linear") is v1.1's
+        gated gelu (in its tanh form), ("relu",) is v1.0's.
+      tied_head: True if the output layer is the embedding scaled by D^-1/2 (v1.0), False for a layer of its own.
+      dropout_rate: rate of every dropout, used only when training.
+      relative_buckets: number of relative-position buckets.
+      relative_max_distance: distance of the last bucket, in tokens.
+      norm_epsilon: added to the mean square in RMSNorm.
+      pad_id: token id of padding.
+      eos_id: token id that ends a text.
+      decoder_start_id: token id that the decoder starts from.
+      dtype: dtype of activations, "float32" or "bfloat16"; parameters are float32.
+      remat: which activations are recomputed in the backward pass: a name in `REMAT_POLICIES`.
+      scan_unroll: layers per step of the layer scan; 0 unrolls all (runs faster on CPU, compiles slower).
+      attention: how attention is computed, see `attention.py`.
+    """
+
+    vocab_size: int = 32128
+    embed_dim: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    mlp_activations: tuple[str, ...] = ("gelu", "linear")
+    tied_head: bool = False
+    dropout_rate: float = 0.1
+    relative_buckets: int = 32
+    relative_max_distance: int = 128
+    norm_epsilon: float = 1e-6
+    pad_id: int = 0
+    eos_id: int = 1
+    decoder_start_id: int = 0
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_unroll: int = 1
+    attention: Attention = attend
+
+    def __post_init__(self) -> None:
+        """Refuses float16 and unknown names.
+
+        Raises:
+          InputError: with the value seen and what is possible.
+        """
+        if self.dtype not in ("float32", "bfloat16"):
+            raise InputError(
+                f"dtype {self.dtype!r} is not possible for T5: its feed-forward activations overflow float16;"
+                " use 'bfloat16' or 'float32'"
+            )
+        if self.remat not in REMAT_POLICIES:
+            raise unknown_name("remat policy", self.remat, REMAT_POLICIES)
+        for activation in self.mlp_activations:
+            if activation not in ACTIVATIONS:
+                raise unknown_name("activation", activation, ACTIVATIONS)
+
+
+def _size(embed_dim: int, num_heads: int, num_layers: int, mlp_dim: int, head_dim: int = 64) -> dict[str, int]:
+    layers = dict(num_encoder_layers=num_layers, num_decoder_layers=num_layers)
+    return dict(embed_dim=embed_dim, num_heads=num_heads, head_dim=head_dim, mlp_dim=mlp_dim, **layers)
+
+
+_V1_0 = dict(mlp_activations=("relu",), tied_head=True)
+SIZES: dict[str, dict[str, Any]] = {
+    "t5-small": _size(512, 8, 6, 2048) | _V1_0,
+    "t5-base": _size(768, 12, 12, 3072) | _V1_0,
+    "t5-large": _size(1024, 16, 24, 4096) | _V1_0,
+    "t5-3b": _size(1024, 32, 24, 16384, 128) | _V1_0,
+    "t5-11b": _size(1024, 128, 24, 65536, 128) | _V1_0,
+    "t5-v1.1-small": _size(512, 6, 8, 1024),
+    "t5-v1.1-base": _size(768, 12, 12, 2048),
+    "t5-v1.1-large": _size(1024, 16, 24, 2816),
+    "t5-v1.1-xl": _size(2048, 32, 24, 5120),
+    "t5-v1.1-xxl": _size(4096, 64, 24, 10240),
+}
+"""Sizes by name. Source: Raffel et al. 2020 §3.7 for v1.0; methods 6.1 for v1.1."""
+
+
+def named_config(name: str, **overrides: Any) -> T5Config:
+    """Builds the config of a published size.
+
+    Args:
+      name: a key of `SIZES`.
+      **overrides: fields of `T5Config` to set otherwise.
+
+    Returns:
+      The config.
+
+    Raises:
+      UnknownNameError: if there is no such size.
+    """
+    if name not in SIZES:
+        raise unknown_name("T5 size", name, SIZES)
+    return T5Config(**(SIZES[name] | overrides))

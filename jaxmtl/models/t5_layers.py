@@ -1,0 +1,165 @@
+"""T5's blocks: self- and cross-attention, feed-forward, one encoder layer, one decoder layer.
+
+Letters in shapes: B batch, S source length, T target length, D embed, H heads, K head width, F mlp width.
+Attention scores are not scaled by the root of K (the factor is part of the initialisation), and no layer has a bias.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxmtl.models.attention import einsum_attention
+from jaxmtl.models.layers import Dense, Dropout, RMSNorm, normal
+from jaxmtl.models.t5_config import ACTIVATIONS, T5Config
+
+
+class MultiHeadAttention(nn.Module):
+    """Projects to heads, attends, projects back.
+
+    Attributes:
+      config: the model's config.
+    """
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Creates the four projections."""
+        config, inner = self.config, self.config.num_heads * self.config.head_dim
+        dtype, width = jnp.dtype(config.dtype), config.embed_dim
+        self.query = Dense(inner, ("embed", "heads"), normal((width * config.head_dim) ** -0.5), dtype)
+        self.key = Dense(inner, ("embed", "heads"), normal(width**-0.5), dtype)
+        self.value = Dense(inner, ("embed", "heads"), normal(width**-0.5), dtype)
+        self.out = Dense(width, ("heads", "embed"), normal(inner**-0.5), dtype)
+
+    def heads(self, x: jax.Array) -> jax.Array:
+        """Splits [B, L, H·K] into [B, L, H, K]."""
+        return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+
+    def keys_and_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Projects [B, S, D] to keys and values [B, S, H, K]."""
+        return self.heads(self.key(x)), self.heads(self.value(x))
+
+    def __call__(
+        self, x: jax.Array, memory: jax.Array, bias: jax.Array | None, mask: jax.Array | None, *, train: bool
+    ) -> jax.Array:
+        """Lets `x` [B, T, D] look at `memory` [B, S, D]; returns [B, T, D]."""
+        key, value = self.keys_and_values(memory)
+        keep = None
+        if train and self.config.dropout_rate:
+            keep_rate = 1.0 - self.config.dropout_rate
+            shape = (key.shape[0], key.shape[2], key.shape[1])
+            keep = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape) / keep_rate
+        mixed = self.config.attention(self.heads(self.query(x)), key, value, bias, mask, keep)
+        return self.out(mixed.reshape(*mixed.shape[:-2], -1))
+
+    def look_up(
+        self, x: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None, mask: jax.Array | None
+    ) -> jax.Array:
+        """Lets one position `x` [B, 1, D] look at keys and values [B, S, H, K] that are already projected."""
+        mixed = einsum_attention(self.heads(self.query(x)), key, value, bias, mask)
+        return self.out(mixed.reshape(*mixed.shape[:-2], -1))
+
+
+class FeedForward(nn.Module):
+    """The feed-forward sub-layer; kernels are named `wi` if there is one activation, else `wi_0`, `wi_1`.
+
+    Attributes:
+      config: the model's config.
+    """
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [B, L, D] to [B, L, D]."""
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        names = ["wi"] if len(config.mlp_activations) == 1 else ["wi_0", "wi_1"]
+        hidden = jnp.ones((), dtype)
+        for name, activation in zip(names, config.mlp_activations, strict=True):
+            wide = Dense(config.mlp_dim, ("embed", "mlp"), normal(config.embed_dim**-0.5), dtype, name=name)
+            hidden = hidden * ACTIVATIONS[activation](wide(x))
+        hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
+        hidden = Dropout(config.dropout_rate)(hidden, train=train)
+        return Dense(config.embed_dim, ("mlp", "embed"), normal(config.mlp_dim**-0.5), dtype, name="wo")(hidden)
+
+
+class EncoderLayer(nn.Module):
+    """One encoder block, pre-norm: self-attention, feed-forward.
+
+    Attributes:
+      config: the model's config.
+    """
+
+    config: T5Config
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, train: bool, bias: jax.Array, mask: jax.Array | None
+    ) -> tuple[jax.Array, None]:
+        """Maps [B, S, D] to ([B, S, D], None), the form that `nn.scan` wants."""
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        drop = Dropout(config.dropout_rate)
+        normed = RMSNorm(config.norm_epsilon, dtype, name="attention_norm")(x)
+        attended = MultiHeadAttention(config, name="attention")(normed, normed, bias, mask, train=train)
+        x = x + drop(attended, train=train)
+        normed = RMSNorm(config.norm_epsilon, dtype, name="mlp_norm")(x)
+        x = x + drop(FeedForward(config, name="mlp")(normed, train=train), train=train)
+        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+
+
+class DecoderLayer(nn.Module):
+    """One decoder block, pre-norm: causal self-attention, cross-attention, feed-forward.
+
+    Attributes:
+      config: the model's config.
+    """
+
+    config: T5Config
+
+    def setup(self) -> None:
+        """Creates the three sub-layers and their norms."""
+        norm = lambda: RMSNorm(self.config.norm_epsilon, jnp.dtype(self.config.dtype))
+        self.self_attention_norm, self.cross_attention_norm, self.mlp_norm = norm(), norm(), norm()
+        self.self_attention = MultiHeadAttention(self.config)
+        self.cross_attention = MultiHeadAttention(self.config)
+        self.mlp = FeedForward(self.config)
+        self.drop = Dropout(self.config.dropout_rate)
+
+    def __call__(
+        self, x: jax.Array, train: bool, encoded: jax.Array, bias: jax.Array, mask: jax.Array | None
+    ) -> tuple[jax.Array, None]:
+        """Maps [B, T, D] with `encoded` [B, S, D] to ([B, T, D], None), the form that `nn.scan` wants."""
+        normed = self.self_attention_norm(x)
+        x = x + self.drop(self.self_attention(normed, normed, bias, None, train=train), train=train)
+        normed = self.cross_attention_norm(x)
+        x = x + self.drop(self.cross_attention(normed, encoded, None, mask, train=train), train=train)
+        x = x + self.drop(self.mlp(self.mlp_norm(x), train=train), train=train)
+        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+
+    def cross_cache(self, _: None, encoded: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
+        """Projects `encoded` [B, S, D] once to this layer's cross-attention keys and values [B, S, H, K]."""
+        return None, self.cross_attention.keys_and_values(encoded)
+
+    def step(self, carry: tuple, cross: tuple, position: jax.Array, bias: jax.Array, mask: jax.Array | None) -> tuple:
+        """Decodes one position.
+
+        Args:
+          carry: (x [B, 1, D], self-attention cache: keys and values [layers, B, T, H, K], index of this layer).
+          cross: this layer's cross-attention keys and values [B, S, H, K].
+          position: int32 scalar, the position that is decoded.
+          bias: float32 [H, 1, T], with later positions masked.
+          mask: bool [B, S] over `encoded`.
+
+        Returns:
+          The carry for the next layer, and None.
+        """
+        x, cache, layer = carry
+        normed = self.self_attention_norm(x)
+        new = self.self_attention.keys_and_values(normed)
+        write = lambda old, one: jax.lax.dynamic_update_slice(old, one[None], (layer, 0, position, 0, 0))
+        cache = jax.tree.map(write, cache, new)
+        key, value = jax.tree.map(lambda c: jax.lax.dynamic_index_in_dim(c, layer, keepdims=False), cache)
+        x = x + self.self_attention.look_up(normed, key, value, bias, None)
+        x = x + self.cross_attention.look_up(self.cross_attention_norm(x), *cross, None, mask)
+        x = x + self.mlp(self.mlp_norm(x), train=False)
+        return (x, cache, layer + 1), None
