@@ -1,0 +1,114 @@
+"""Where arrays live: the device mesh, the rules from logical axes to mesh axes, and shardings for whole trees.
+
+Models only name their axes ("embed", "heads", ...). A run chooses the mesh; the rules below say which logical axis is
+split over which mesh axis: `data` and `fsdp` split the batch, `fsdp` also splits parameters along the embedding, and
+`tensor` splits heads, feed-forward and vocabulary.
+"""
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxmtl.types import InputError
+
+Rules = Sequence[tuple[str, str | tuple[str, ...] | None]]
+
+RULES: Rules = (
+    ("batch", ("data", "fsdp")),
+    ("tasks", ("data", "fsdp")),
+    ("vocab", "tensor"),
+    ("mlp", "tensor"),
+    ("heads", "tensor"),
+    ("embed", "fsdp"),
+    ("layers", None),
+    ("length", None),
+    ("relative_buckets", None),
+)
+
+
+def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arranges devices in the axes `data`, `fsdp` and `tensor`.
+
+    Args:
+      data: copies of the model that see different rows; -1 takes what the other axes leave.
+      fsdp: devices that share one copy's parameters and see different rows.
+      tensor: devices that share each layer's heads, feed-forward and vocabulary.
+      devices: devices to use; all by default, or the first ones if the product is smaller.
+
+    Returns:
+      The mesh.
+
+    Raises:
+      InputError: if the axes need more devices than there are or, with data = -1, do not divide their number.
+    """
+    devices = jax.devices() if devices is None else devices
+    if data == -1:
+        data, rest = divmod(len(devices), fsdp * tensor)
+        if rest or not data:
+            raise InputError(
+                f"mesh fsdp={fsdp} tensor={tensor} does not divide the {len(devices)} devices; choose divisors of it"
+            )
+    count = math.prod((data, fsdp, tensor))
+    if count > len(devices) or min(data, fsdp, tensor) < 1:
+        raise InputError(
+            f"mesh data={data} fsdp={fsdp} tensor={tensor} needs {count} devices, each axis at least 1; "
+            f"there are {len(devices)}"
+        )
+    axis_types = (AxisType.Auto,) * 3
+    return jax.make_mesh((data, fsdp, tensor), ("data", "fsdp", "tensor"), axis_types, devices=devices[:count])
+
+
+@contextlib.contextmanager
+def use_mesh(mesh: Mesh, rules: Rules = RULES) -> Iterator[None]:
+    """Makes the models' logical constraints on activations real while a function is traced.
+
+    Args:
+      mesh: the mesh to split over.
+      rules: logical axis to mesh axis, first match wins.
+    """
+    with jax.set_mesh(mesh), nn.logical_axis_rules(rules):
+        yield
+
+
+def _fit(spec: PartitionSpec, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
+    """Drops mesh axes from dimensions that they do not divide, such as 6 heads' biases over 4 devices."""
+
+    def one(size: int, axes: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        names = (axes,) if isinstance(axes, str) else (axes or ())
+        return axes if size % math.prod(mesh.shape[name] for name in names) == 0 else None
+
+    padded = tuple(spec) + (None,) * (len(shape) - len(spec))
+    return PartitionSpec(*(one(size, axes) for size, axes in zip(shape, padded, strict=True)))
+
+
+def shardings_for(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """Builds the shardings of a tree whose leaves carry logical axes.
+
+    Args:
+      tree: what `module.init` or `jax.eval_shape` of it returned, leaves still boxed with their axis names; leaves
+        without names are kept whole on every device.
+      mesh: the mesh to split over.
+      rules: logical axis to mesh axis.
+
+    Returns:
+      The unboxed tree with a NamedSharding for each leaf.
+    """
+    specs = nn.get_partition_spec(tree)
+    shardings = nn.logical_to_mesh_sharding(specs, mesh, list(rules))
+    fit = lambda leaf, sharding: NamedSharding(mesh, _fit(sharding.spec, leaf.shape, mesh))
+    return jax.tree.map(fit, nn.unbox(tree), shardings)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of batch fields: rows over `data` and `fsdp`, the rest whole."""
+    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
