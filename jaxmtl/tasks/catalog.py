@@ -1,0 +1,45 @@
+"""Collections of tasks by name: `load("toy", None)` gives a dictionary from task name to TaskSpec."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jaxmtl.tasks import jsonl, sni, toy
+from jaxmtl.tasks.spec import TaskSpec
+from jaxmtl.types import unknown_name
+
+READERS: dict[str, Callable[..., dict[str, TaskSpec]]] = {"jsonl": jsonl.load, "sni": sni.load, "toy": toy.load}
+"""Collection name to its reader: a function of (data_dir, **options)."""
+
+
+class Tasks(dict[str, TaskSpec]):
+    """Task name to task; asking for an unknown task names the closest ones."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise unknown_name("task", name, self)
+
+
+def load(collection: str, data_dir: str | Path | None, **options: Any) -> Tasks:
+    """Reads the tasks of a collection.
+
+    Args:
+      collection: a key of `READERS`.
+      data_dir: the collection's folder (jsonl: a file works too); None for a collection made by code.
+      **options: the reader's own options, see its `load`.
+
+    Returns:
+      Task name to task.
+
+    Raises:
+      UnknownNameError: if the collection or an option is unknown; names the closest ones.
+      InputError: if the data is bad.
+    """
+    if collection not in READERS:
+        raise unknown_name("collection", collection, READERS)
+    reader = READERS[collection]
+    known = [name for name in inspect.signature(reader).parameters if name != "data_dir"]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of collection {collection!r}", option, known)
+    return Tasks(reader(data_dir, **options))
