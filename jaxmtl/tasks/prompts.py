@@ -94,7 +94,7 @@ def tk_instruct(
                 break
             kept[kind].append(block)
     name = f"{task.name}. " if task_name else ""
-    return _cut([name, intro, *kept["Positive"], *kept["Negative"], instance], max_tokens, tokenizer)
+    return _cut([name, intro, *kept["Positive"], *kept["Negative"], instance], max_tokens, tokenizer, count)
 
 
 MIXTURE: tuple[dict[str, Any], ...] = (
@@ -272,19 +272,30 @@ def _spaced(blocks: Sequence[str]) -> Iterator[str]:
         yield from (" ", block) if index else (block,)
 
 
-def _cut(parts: list[str], max_tokens: int, tokenizer: Tokenizer) -> str:
+def _cut(parts: list[str], max_tokens: int, tokenizer: Tokenizer, count: "_Count | None" = None) -> str:
     source = "".join(parts)
-    if _counter(tokenizer)(parts) <= max_tokens:
+    if (count or _counter(tokenizer))(parts) <= max_tokens:
         return source
     return tokenizer.decode(tokenizer.encode(source)[:max_tokens], skip_special_tokens=True)
 
 
-def _counter(tokenizer: Tokenizer) -> Callable[[Sequence[str]], int]:
+_Count = Callable[[Sequence[str]], int]
+
+
+def _counter(tokenizer: Tokenizer) -> _Count:
     """Returns the function from a text's parts to its number of tokens; parts meet at whitespace."""
-    if not getattr(tokenizer, "splits_on_whitespace", False):
-        return lambda parts: _num_ids(tokenizer, "".join(parts))
-    special = _num_ids(tokenizer, "")
-    return lambda parts: special + sum(_num_ids(tokenizer, part) - special for part in parts)
+    if getattr(tokenizer, "splits_on_whitespace", False):
+        special = _num_ids(tokenizer, "")
+        return lambda parts: special + sum(_num_ids(tokenizer, part) - special for part in parts)
+    known: dict[str, int] = {}  # the text measured last is often the whole source
+
+    def count(parts: Sequence[str]) -> int:
+        text = "".join(parts)
+        if text not in known:
+            known[text] = len(tokenizer.encode(text))
+        return known[text]
+
+    return count
 
 
 @functools.lru_cache(maxsize=4096)
