@@ -86,7 +86,9 @@ class _Row:
     fields: dict[str, Any]
 
     def wrong(self, key: str, expected: str) -> InputError:
-        found = f"{type(self.fields[key]).__name__} {reprlib.repr(self.fields[key])}" if key in self.fields else "nothing"
+        found = (
+            f"{type(self.fields[key]).__name__} {reprlib.repr(self.fields[key])}" if key in self.fields else "nothing"
+        )
         return InputError(f"{self.place}: field {key!r}: found {found}, expected {expected}")
 
 

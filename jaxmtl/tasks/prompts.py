@@ -185,9 +185,7 @@ def unique_id(
     return _cut([f"{style(task.name)}: ", example.inputs.strip()], max_tokens, tokenizer)
 
 
-def instruction(
-    task: TaskSpec, example: Example, *, max_tokens: int = MAX_TOKENS, tokenizer: Tokenizer
-) -> str:
+def instruction(task: TaskSpec, example: Example, *, max_tokens: int = MAX_TOKENS, tokenizer: Tokenizer) -> str:
     """Builds S001's "instruction" input: the definition, a line break and the instance, without labels.
 
     Args:

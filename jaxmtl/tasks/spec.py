@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxmtl.types import Example, InputError, unknown_name
 
-# A task's name becomes a file name (stores, predictions), so it may never lead out of its folder.
+# Names of tasks and splits become file names (stores, predictions), so they may never lead out of their folder.
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 MAX_NAME_LENGTH = 200
 
@@ -64,7 +64,7 @@ class TaskSpec:
       metadata: whatever else the reader knows.
 
     Raises:
-      InputError: if the name is unsafe, two examples share an id, an example has no target, or a split names an
+      InputError: if a name is unsafe, two examples share an id, an example has no target, or a split names an
         example that is not there or names one twice.
     """
 
@@ -91,6 +91,11 @@ class TaskSpec:
             self._check_split(split, indices)
 
     def _check_split(self, split: str, indices: tuple[int, ...]) -> None:
+        if _SAFE_NAME.fullmatch(split) is None or len(split) > MAX_NAME_LENGTH:
+            raise InputError(
+                f"task {self.name}: {split[:80]!r} is no split name; expected letters, digits, '_', '-' and '.', "
+                "not starting with '.'"
+            )
         if len(set(indices)) != len(indices):
             raise InputError(f"task {self.name}: split {split!r} holds an example twice")
         if indices and not 0 <= min(indices) <= max(indices) < len(self.examples):
