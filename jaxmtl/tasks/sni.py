@@ -17,17 +17,13 @@ from jaxmtl.types import Example, InputError, unknown_name
 _log = logging.getLogger(__name__)
 _ABSENT = object()
 # Optional lists of texts, and the names they get in `TaskSpec.metadata`. The 2021 schema has hardly any of them.
-# Other fields, the stray "Instruction Source" among them, are not read.
+# Other fields are not read: not the stray "Instruction Source", nor URL, which is NaN in one of the real files.
 _OPTIONAL = {
     "Source": "source",
     "Domains": "domains",
-    "Reasoning": "reasoning",
     "Input_language": "input_language",
     "Output_language": "output_language",
     "Instruction_language": "instruction_language",
-    "URL": "url",
-    "Contributors": "contributors",
-    "Instance License": "license",
 }
 EMPTY_OUTPUTS = ("keep", "drop", "error")
 MISSING = ("error", "skip")
