@@ -95,10 +95,10 @@ def read_task(path: str | Path, *, empty_outputs: str = "keep") -> TaskSpec:
     record = _Record(path, _read_json(path))
     definitions = record.texts("Definition")
     if not definitions or not definitions[0].strip():
-        raise record.wrong("Definition", definitions, "a text that is not blank, or a list of them")
+        raise record.wrong("Definition", record.get("Definition"), "a text that is not blank, or a list of them")
     categories = record.texts("Categories")
     if not categories:
-        raise record.wrong("Categories", categories, "at least one category")
+        raise record.wrong("Categories", record.get("Categories"), "at least one category")
     examples, counts = _examples(record, name, empty_outputs)
     return TaskSpec(
         name=name,
@@ -201,7 +201,7 @@ def _demonstrations(record: _Record, field: str) -> tuple[Demonstration, ...]:
     for item in record.records(field, record.get(field)):
         outputs = item.texts("output")
         if not outputs:
-            raise item.wrong("output", [], "a text or a list of at least one")
+            raise item.wrong("output", item.get("output"), "a text or a list of at least one")
         explanation = item.texts("explanation", ())
         inputs = item.check_text("input", item.get("input"))
         found.append(Demonstration(inputs=inputs, output=outputs[0], explanation=next(iter(explanation), None)))
@@ -217,7 +217,9 @@ def _examples(record: _Record, name: str, empty_outputs: str) -> tuple[tuple[Exa
         if not any(text.strip() for text in targets):
             num_empty += 1
             if empty_outputs == "error":
-                raise item.wrong("output", targets, "an output that is not empty, or empty_outputs='keep' or 'drop'")
+                raise item.wrong(
+                    "output", item.get("output"), "an output that is not empty, or empty_outputs='keep' or 'drop'"
+                )
             if empty_outputs == "drop":
                 continue
             targets = targets or ("",)

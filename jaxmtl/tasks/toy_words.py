@@ -84,10 +84,12 @@ def _remove_vowels(draw: random.Random) -> Item:
     return Item(" ".join(words), (answer,), " ".join(words), "The letters a, e, i, o and u are left out.")
 
 
-def _capitals(draw: random.Random) -> Item:
-    words = draw.sample(_WORDS, 3)
-    answer = " ".join(word.capitalize() for word in words)
-    return Item(" ".join(words), (answer,), " ".join(words), "Every word starts with a capital letter.")
+def _swap_ends(draw: random.Random) -> Item:
+    first, *middle, last = draw.sample(_WORDS, draw.choice([3, 4]))
+    answer = " ".join([last, *middle, first])
+    return Item(
+        " ".join([first, *middle, last]), (answer,), " ".join([first, *middle, last]), f"Now {last} comes first."
+    )
 
 
 def _acronym(draw: random.Random) -> Item:
@@ -154,7 +156,7 @@ TASKS = (
     ToyTask(
         "toy_remove_vowels", "Text Manipulation", "Write the words without the letters a, e, i, o, u.", _remove_vowels
     ),
-    ToyTask("toy_capitals", "Text Manipulation", "Write every word with a capital first letter.", _capitals),
+    ToyTask("toy_swap_ends", "Text Manipulation", "Swap the first and the last word.", _swap_ends),
     ToyTask("toy_acronym", "Text Manipulation", "Join the first letters of the words as capital letters.", _acronym),
     ToyTask("toy_plural", "Grammar", "Give the plural of the thing that the person has.", _plural),
     ToyTask("toy_past_tense", "Grammar", "Give the past tense of the verb.", _past),
