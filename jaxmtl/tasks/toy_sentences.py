@@ -79,20 +79,20 @@ def _city(draw: random.Random) -> Item:
     return _extract(draw, "city", ("name", "things"))
 
 
-def _who_has(draw: random.Random) -> Item:
-    people, things = draw.sample(NAMES, 2), draw.sample(OBJECTS, 2)
+def _two_facts(draw: random.Random, subjects: list[str], answers: list[str], fact: str, question: str) -> Item:
     asked = draw.randrange(2)
-    text = " ".join(f"{person} has the {thing}." for person, thing in zip(people, things, strict=True))
-    why = f"The text says that {people[asked]} has the {things[asked]}."
-    return Item(f"{text} Who has the {things[asked]}?", (people[asked],), people[1 - asked], why)
+    facts = [fact.format(*pair) for pair in zip(subjects, answers, strict=True)]
+    text = f"{facts[0]}. {facts[1]}. {question.format(subjects[asked])}?"
+    return Item(text, (answers[asked],), answers[1 - asked], f"The text says: {facts[asked]}.")
+
+
+def _who_has(draw: random.Random) -> Item:
+    return _two_facts(draw, draw.sample(OBJECTS, 2), draw.sample(NAMES, 2), "{1} has the {0}", "Who has the {0}")
 
 
 def _where_is(draw: random.Random) -> Item:
     things, places = draw.sample(OBJECTS, 2), draw.sample(PLACES, 2)
-    asked = draw.randrange(2)
-    text = " ".join(f"The {thing} is in the {place}." for thing, place in zip(things, places, strict=True))
-    why = f"The text says that the {things[asked]} is in the {places[asked]}."
-    return Item(f"{text} Where is the {things[asked]}?", (places[asked],), places[1 - asked], why)
+    return _two_facts(draw, things, places, "The {0} is in the {1}", "Where is the {0}")
 
 
 def _lives_in(draw: random.Random) -> Item:

@@ -116,7 +116,7 @@ def _pronoun(draw: random.Random) -> Item:
     return Item(f"{name} {rest}", (f"{word} {rest}",), f"{other} {rest}", f"The pronoun for {name} is {word}.")
 
 
-def _analogy(draw: random.Random, first: tuple[str, str], second: tuple[str, str], wrong: str, why: str) -> Item:
+def _analogy(draw: random.Random, first: tuple[str, ...], second: tuple[str, ...], wrong: str, why: str) -> Item:
     place = draw.choice(["", f"{draw.choice(NAMES)} asks: "])
     return Item(f"{place}{first[0]} : {first[1]} = {second[0]} : ?", (second[1],), wrong, why)
 
