@@ -125,10 +125,8 @@ class T5(nn.Module):
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Scores tokens from the decoder's last states: [B, T, D] to float32 [B, T, V]."""
-        if self.config.tied_head:
-            logits = self.token_embedding.attend(x * self.config.embed_dim**-0.5)
-        else:
-            logits = self.lm_head(x).astype(jnp.float32)
+        head = self.token_embedding.attend if self.config.tied_head else self.lm_head
+        logits = head(x * self.config.head_scale).astype(jnp.float32)
         return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
 
     def start_cache(self, encoded: jax.Array, max_length: int) -> Cache:

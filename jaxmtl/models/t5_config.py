@@ -33,7 +33,8 @@ class T5Config:
       num_decoder_layers: decoder blocks.
       mlp_activations: one activation per feed-forward input kernel, multiplied together: ("gelu", "linear") is v1.1's
         gated gelu (in its tanh form), ("relu",) is v1.0's.
-      tied_head: True if the output layer is the embedding scaled by D^-1/2 (v1.0), False for a layer of its own.
+      tied_head: True if the output layer is the embedding (v1.0), False for a layer of its own (v1.1).
+      head_scale: factor on the decoder's last states before the output layer: D^-1/2 in v1.0, 1 in v1.1.
       dropout_rate: rate of every dropout, used only when training.
       relative_buckets: number of relative-position buckets.
       relative_max_distance: distance of the last bucket, in tokens.
@@ -56,6 +57,7 @@ class T5Config:
     num_decoder_layers: int
     mlp_activations: tuple[str, ...] = ("gelu", "linear")
     tied_head: bool = False
+    head_scale: float = 1.0
     dropout_rate: float = 0.1
     relative_buckets: int = 32
     relative_max_distance: int = 128
@@ -86,23 +88,27 @@ class T5Config:
                 raise unknown_name("activation", activation, ACTIVATIONS)
 
 
-def _size(embed_dim: int, num_heads: int, num_layers: int, mlp_dim: int, head_dim: int = 64) -> dict[str, int]:
+def _v1_1(embed_dim: int, num_heads: int, num_layers: int, mlp_dim: int) -> dict[str, Any]:
     layers = dict(num_encoder_layers=num_layers, num_decoder_layers=num_layers)
-    return dict(embed_dim=embed_dim, num_heads=num_heads, head_dim=head_dim, mlp_dim=mlp_dim, **layers)
+    return dict(embed_dim=embed_dim, num_heads=num_heads, head_dim=64, mlp_dim=mlp_dim, **layers)
 
 
-_V1_0 = dict(mlp_activations=("relu",), tied_head=True)
+def _v1_0(embed_dim: int, num_heads: int, num_layers: int, mlp_dim: int, head_dim: int) -> dict[str, Any]:
+    style = dict(mlp_activations=("relu",), tied_head=True, head_scale=embed_dim**-0.5, head_dim=head_dim)
+    return _v1_1(embed_dim, num_heads, num_layers, mlp_dim) | style
+
+
 SIZES: dict[str, dict[str, Any]] = {
-    "t5-small": _size(512, 8, 6, 2048) | _V1_0,
-    "t5-base": _size(768, 12, 12, 3072) | _V1_0,
-    "t5-large": _size(1024, 16, 24, 4096) | _V1_0,
-    "t5-3b": _size(1024, 32, 24, 16384, 128) | _V1_0,
-    "t5-11b": _size(1024, 128, 24, 65536, 128) | _V1_0,
-    "t5-v1.1-small": _size(512, 6, 8, 1024),
-    "t5-v1.1-base": _size(768, 12, 12, 2048),
-    "t5-v1.1-large": _size(1024, 16, 24, 2816),
-    "t5-v1.1-xl": _size(2048, 32, 24, 5120),
-    "t5-v1.1-xxl": _size(4096, 64, 24, 10240),
+    "t5-small": _v1_0(512, 8, 6, 2048, 64),
+    "t5-base": _v1_0(768, 12, 12, 3072, 64),
+    "t5-large": _v1_0(1024, 16, 24, 4096, 64),
+    "t5-3b": _v1_0(1024, 32, 24, 16384, 128),
+    "t5-11b": _v1_0(1024, 128, 24, 65536, 128),
+    "t5-v1.1-small": _v1_1(512, 6, 8, 1024),
+    "t5-v1.1-base": _v1_1(768, 12, 12, 2048),
+    "t5-v1.1-large": _v1_1(1024, 16, 24, 2816),
+    "t5-v1.1-xl": _v1_1(2048, 32, 24, 5120),
+    "t5-v1.1-xxl": _v1_1(4096, 64, 24, 10240),
 }
 """Sizes by name. Source: Raffel et al. 2020 §3.7 for v1.0; methods 6.1 for v1.1."""
 

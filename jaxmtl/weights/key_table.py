@@ -1,0 +1,116 @@
+"""Moves parameters between our tree and another framework's flat names, by a table that is read in both directions.
+
+Our layers are stacked along axis 0; theirs have one name per layer, with `{l}` where the number stands.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from jaxmtl.types import InputError
+
+Read = Callable[[str], np.ndarray]
+Place = Callable[[str, np.ndarray], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One parameter under both names.
+
+    Attributes:
+      ours: path in our tree, joined by "/".
+      theirs: their name, with `{l}` for the layer if ours is stacked.
+      transpose: True if their matrix is the transpose of ours.
+      num_layers: length of axis 0 of ours; 0 if it is not stacked.
+    """
+
+    ours: str
+    theirs: str
+    transpose: bool = False
+    num_layers: int = 0
+
+    def names(self) -> list[str]:
+        """Returns their names, one per layer."""
+        return [self.theirs.format(l=layer) for layer in range(self.num_layers)] or [self.theirs]
+
+
+Table = Sequence[Key]
+
+
+def check_names(table: Table, names: set[str], ignore: set[str], where: str) -> None:
+    """Refuses a set of tensor names that is not exactly the table's.
+
+    Args:
+      table: the key table.
+      names: names that were found.
+      ignore: names that may be there and are not used.
+      where: the file or folder, for the message.
+
+    Raises:
+      InputError: naming missing and unknown tensors.
+    """
+    expected = {name for key in table for name in key.names()}
+    missing, unknown = sorted(expected - names), sorted(names - expected - ignore)
+    if missing or unknown:
+        listed = [f"{len(part)} {what}: {', '.join(part[:3])}" for what, part in (("missing", missing), ("unknown", unknown)) if part]
+        raise InputError(f"{where}: tensors do not fit config.json ({'; '.join(listed)}); is it another model?")
+
+
+def to_ours(table: Table, read: Read, shapes: Any, place: Place, where: str) -> Any:
+    """Builds our tree, one leaf at a time.
+
+    Args:
+      table: the key table.
+      read: gives a tensor by their name.
+      shapes: our tree with something that has a `shape` as leaves.
+      place: takes our path and the host array of a leaf, and puts it where it shall live.
+      where: the file or folder, for messages.
+
+    Returns:
+      Our tree of whatever `place` returned.
+
+    Raises:
+      InputError: if a tensor has another shape than expected.
+    """
+    expected = traverse_util.flatten_dict(shapes, sep="/")
+    leaves = {}
+    for key in table:
+        shape = tuple(expected[key.ours].shape)
+        leaf = None
+        for layer, name in enumerate(key.names()):
+            tensor = read(name).T if key.transpose else read(name)
+            wanted = shape[1:] if key.num_layers else shape
+            if tensor.shape != wanted:
+                raise InputError(
+                    f"{where}: {name} has shape {tensor.shape[::-1] if key.transpose else tensor.shape}, "
+                    f"config.json asks for {wanted[::-1] if key.transpose else wanted}"
+                )
+            if not key.num_layers:
+                leaf = tensor
+                break
+            leaf = np.empty(shape, tensor.dtype) if leaf is None else leaf
+            leaf[layer] = tensor
+        leaves[key.ours] = place(key.ours, leaf)
+    return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def to_theirs(table: Table, params: Mapping) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields their names and host arrays, one at a time, in the table's order.
+
+    Args:
+      table: the key table.
+      params: our tree.
+
+    Yields:
+      Name and array, transposed where the table says so.
+    """
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    for key in table:
+        leaf = np.asarray(jax.device_get(leaves[key.ours]))
+        for layer, name in enumerate(key.names()):
+            tensor = leaf[layer] if key.num_layers else leaf
+            yield name, tensor.T if key.transpose else tensor

@@ -1,0 +1,222 @@
+"""A model with its weights and its tokenizer, from and to a folder."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jax.sharding import Mesh, SingleDeviceSharding
+
+from jaxmtl.partitioning import shardings_for
+from jaxmtl.tokenizers import Tokenizer, load_tokenizer
+from jaxmtl.types import InputError, unknown_name
+from jaxmtl.weights import key_table, run_folder, t5_map
+from jaxmtl.weights.safetensors_io import TensorFolder, write_tensors
+
+FAMILIES: Mapping[str, ModuleType] = {t5_map.MODEL_TYPE: t5_map}
+"""Key tables by `model_type`."""
+
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+HUB_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer_config.json", *TOKENIZER_FILES)
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model ready to use.
+
+    Attributes:
+      config: the family's config.
+      module: the linen module; `module.apply({"params": params}, inputs=[B, S], decoder_inputs=[B, T])` gives float32
+        logits [B, T, V].
+      params: the parameter tree, without boxes.
+      tokenizer: None where the folder has none.
+    """
+
+    config: Any
+    module: nn.Module
+    params: Any
+    tokenizer: Tokenizer | None
+
+
+def load_pretrained(path: str | os.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None) -> Pretrained:
+    """Loads a model from a Hugging Face folder, a hub id, or a run folder of jaxmtl.
+
+    Args:
+      path: a folder with `config.json` and safetensors; a run folder (its best checkpoint, else its latest); or the id
+        of a model on the hub, which is fetched into the hub's own cache.
+      dtype: dtype of weights and activations, "float32" or "bfloat16".
+      mesh: where to put the weights, split by the family's logical axes; on the default device if None.
+
+    Returns:
+      The model.
+
+    Raises:
+      InputError: if nothing is found at `path`, or what is found is damaged or does not fit together.
+    """
+    folder = _find(path)
+    if run_folder.is_run(folder):
+        return _from_run(folder, dtype, mesh)
+    family, config = _read_config(folder, dtype)
+    tensors = TensorFolder(folder)
+    config = family.fit_to_tensors(config, tensors, str(folder))
+    module, table = family.MODULE(config), family.key_table(config)
+    ignored = family.IGNORED | ({family.HEAD} if config.tied_head else set())
+    key_table.check_names(table, tensors.names(), ignored, str(folder))
+    boxed = abstract_params(module)
+    place = _placer(_shardings(boxed, mesh), dtype)
+    params = key_table.to_ours(table, tensors.read, nn.unbox(boxed), place, str(folder))
+    return _with_tokenizer(config, module, params, folder)
+
+
+def save_pretrained(folder: str | os.PathLike, pretrained: Pretrained) -> None:
+    """Writes a folder that `transformers` and `load_pretrained` load: config, safetensors, tokenizer files.
+
+    Args:
+      folder: where to write; files of an earlier save are replaced one by one, each only when it is complete.
+      pretrained: the model.
+    """
+    folder = pathlib.Path(folder)
+    family = _family_of(pretrained.config)
+    table = family.key_table(pretrained.config)
+    sizes = _sizes(table, pretrained.params)
+    write_tensors(folder, sizes, key_table.to_theirs(table, pretrained.params))
+    write_config(folder, pretrained.config)
+    if pretrained.tokenizer is not None:
+        pretrained.tokenizer.save(folder)
+
+
+def write_config(folder: str | os.PathLike, config: Any) -> None:
+    """Writes `config.json` in Hugging Face's form.
+
+    Args:
+      folder: where to write; made if missing.
+      config: a family's config.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / ".config.json.partial"
+    temporary.write_text(json.dumps(_family_of(config).config_to_hf(config), indent=2, sort_keys=True) + "\n")
+    os.replace(temporary, folder / "config.json")
+
+
+def resize_vocabulary(pretrained: Pretrained, rows: int) -> Pretrained:
+    """Changes the number of embedding rows, such as T5's 32100 to its padded 32128.
+
+    Rows beyond the tokenizer's vocabulary are padding: new ones are zero, and only such rows may be cut.
+
+    Args:
+      pretrained: the model.
+      rows: rows wanted.
+
+    Returns:
+      The model with that many rows in embedding and head.
+
+    Raises:
+      InputError: if rows of real tokens would be cut.
+    """
+    config, params = pretrained.config, pretrained.params
+    if pretrained.tokenizer is not None and rows < pretrained.tokenizer.vocab_size:
+        raise InputError(f"{rows} rows would cut tokens: the tokenizer has {pretrained.tokenizer.vocab_size}")
+
+    def fit(table: jax.Array, axis: int) -> jax.Array:
+        table = jax.lax.slice_in_dim(table, 0, min(rows, table.shape[axis]), axis=axis)
+        widths = [(0, rows - table.shape[axis] if a == axis else 0) for a in range(table.ndim)]
+        return jnp.pad(table, widths)
+
+    params = dict(params, token_embedding={"embedding": fit(params["token_embedding"]["embedding"], 0)})
+    if not config.tied_head:
+        params["lm_head"] = {"kernel": fit(params["lm_head"]["kernel"], 1)}
+    config = dataclasses.replace(config, vocab_size=rows)
+    return Pretrained(config, type(pretrained.module)(config), params, pretrained.tokenizer)
+
+
+def abstract_params(module: nn.Module) -> Any:
+    """Returns the module's parameter tree as shapes boxed with their logical axes; nothing is allocated."""
+    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
+    return jax.eval_shape(module.init, jax.random.key(0), tokens, tokens)["params"]
+
+
+def _find(path: str | os.PathLike) -> pathlib.Path:
+    folder = pathlib.Path(path)
+    if folder.is_dir():
+        return folder
+    if not HUB_ID.fullmatch(str(path)):
+        raise InputError(f"{path}: no such folder; expected a folder with config.json, a run folder or a hub id")
+    import huggingface_hub  # only a hub id needs it
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(str(path), allow_patterns=list(HUB_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: no such folder, and the hub did not give a model of this name ({reason})") from error
+
+
+def _read_config(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
+    path = folder / "config.json"
+    if not path.exists():
+        raise InputError(f"{folder}: holds no config.json; expected a Hugging Face folder or a run folder")
+    try:
+        raw = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
+    if not isinstance(raw, dict):
+        raise InputError(f"{path}: expected one JSON object, found {type(raw).__name__}")
+    name = str(raw.get("model_type"))
+    if name not in FAMILIES:
+        raise InputError(f"{path}: {unknown_name('model_type', name, FAMILIES)}")
+    return FAMILIES[name], FAMILIES[name].config_from_hf(raw, str(folder), dtype)
+
+
+def _family_of(config: Any) -> ModuleType:
+    for family in FAMILIES.values():
+        if isinstance(config, family.CONFIG):
+            return family
+    raise InputError(f"no family has configs of type {type(config).__name__}; known: {', '.join(FAMILIES)}")
+
+
+def _shardings(boxed: Any, mesh: Mesh | None) -> Any:
+    """Returns a sharding per leaf: the mesh's, or the default device's."""
+    if mesh is not None:
+        return shardings_for(boxed, mesh)
+    return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), nn.unbox(boxed))
+
+
+def _placer(shardings: Any, dtype: str) -> key_table.Place:
+    """Casts a host array and puts it on its devices, so that only one leaf at a time is held on the host."""
+    of = traverse_util.flatten_dict(shardings, sep="/")
+    return lambda path, leaf: jax.device_put(leaf.astype(jnp.dtype(dtype), copy=False), of[path])
+
+
+def _sizes(table: key_table.Table, params: Any) -> dict[str, int]:
+    leaves = traverse_util.flatten_dict(params, sep="/")
+    size = lambda key: leaves[key.ours].nbytes // (key.num_layers or 1)
+    return {name: size(key) for key in table for name in key.names()}
+
+
+def _with_tokenizer(config: Any, module: nn.Module, params: Any, folder: pathlib.Path) -> Pretrained:
+    found = any((folder / file).exists() for file in TOKENIZER_FILES)
+    tokenizer = load_tokenizer(folder) if found else None
+    if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding only {config.vocab_size} rows;"
+            " they do not belong together"
+        )
+    return Pretrained(config, module, params, tokenizer)
+
+
+def _from_run(folder: pathlib.Path, dtype: str, mesh: Mesh | None) -> Pretrained:
+    family, config = _read_config(folder / run_folder.MODEL, dtype)
+    module = family.MODULE(config)
+    boxed = abstract_params(module)
+    params = run_folder.read_params(folder, nn.unbox(boxed), _shardings(boxed, mesh), dtype)
+    return _with_tokenizer(config, module, params, folder / run_folder.MODEL)

@@ -1,0 +1,135 @@
+"""Safetensors folders, tensor by tensor: one `model.safetensors`, or shards named by `model.safetensors.index.json`."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from jaxmtl.types import InputError
+
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+
+class TensorFolder:
+    """Tensors of a folder by name; a tensor is read from disk when it is asked for.
+
+    Args:
+      folder: a folder that holds `model.safetensors` or `model.safetensors.index.json`.
+
+    Raises:
+      InputError: if there is neither, a shard is missing, or a file is no safetensors file.
+    """
+
+    def __init__(self, folder: str | os.PathLike) -> None:
+        self.folder = pathlib.Path(folder)
+        self._file_of = self._index()
+        self._open: dict[str, safetensors.safe_open] = {}
+
+    def _index(self) -> dict[str, str]:
+        index = self.folder / INDEX
+        if index.exists():
+            try:
+                file_of = json.loads(index.read_text())["weight_map"]
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise InputError(f"{index}: no `weight_map` could be read ({error}); the file is damaged") from error
+            missing = sorted({name for name in file_of.values() if not (self.folder / name).exists()})
+            if missing:
+                raise InputError(f"{index}: shard {missing[0]} is not in the folder ({len(missing)} missing)")
+            return file_of
+        if (self.folder / SINGLE).exists():
+            with self._safe_open(SINGLE) as file:
+                return {name: SINGLE for name in file.keys()}
+        raise InputError(f"{self.folder}: holds neither {SINGLE} nor {INDEX}{self._advice()}")
+
+    def _advice(self) -> str:
+        if any(self.folder.glob("*.bin")):
+            return "; .bin files are pickles and are not opened: save them again as safetensors (transformers does)"
+        return ""
+
+    def _safe_open(self, file: str) -> safetensors.safe_open:
+        path = self.folder / file
+        try:
+            return safetensors.safe_open(str(path), framework="numpy")
+        except (safetensors.SafetensorError, OSError) as error:
+            raise InputError(f"{path}: not a readable safetensors file ({error}); fetch it again") from error
+
+    def names(self) -> set[str]:
+        """Returns the names of all tensors."""
+        return set(self._file_of)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a tensor's shape without reading it."""
+        return tuple(self._handle(name).get_slice(name).get_shape())
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads one tensor; bfloat16 comes as `ml_dtypes.bfloat16`."""
+        return self._handle(name).get_tensor(name)
+
+    def _handle(self, name: str) -> safetensors.safe_open:
+        file = self._file_of[name]
+        if file not in self._open:
+            self._open[file] = self._safe_open(file)
+        return self._open[file]
+
+
+def _shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
+    shards: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > max_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def write_tensors(
+    folder: str | os.PathLike,
+    sizes: Mapping[str, int],
+    tensors: Iterable[tuple[str, np.ndarray]],
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Writes tensors as safetensors, in shards if they are large; only one shard is held in memory.
+
+    Files appear under their names only when they are complete, the index last; shards of an earlier save that are not
+    part of this one are removed at the end.
+
+    Args:
+      folder: where to write; made if missing.
+      sizes: tensor name to bytes, in the order in which `tensors` yields them.
+      tensors: names and arrays.
+      max_shard_bytes: largest shard, unless one tensor alone is larger.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = _shards(sizes, max_shard_bytes)
+    single = len(shards) == 1
+    stream, file_of = iter(tensors), {}
+    for number, names in enumerate(shards, 1):
+        file = SINGLE if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        part = {name: np.ascontiguousarray(array) for name, array in (next(stream) for _ in names)}
+        _write_atomically(folder / file, lambda path, part=part: safetensors.numpy.save_file(part, path, {"format": "pt"}))
+        file_of.update(dict.fromkeys(names, file))
+    if not single:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": file_of}
+        _write_atomically(folder / INDEX, lambda path: pathlib.Path(path).write_text(json.dumps(index, indent=2)))
+    else:
+        (folder / INDEX).unlink(missing_ok=True)
+    for stale in set(folder.glob("model*.safetensors")) - {folder / file for file in file_of.values()}:
+        stale.unlink()
+
+
+def _write_atomically(path: pathlib.Path, write) -> None:
+    """Runs `write(temporary path)` and moves the result to `path`; on any failure nothing is left behind."""
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        write(str(temporary))
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
