@@ -28,8 +28,6 @@ _HEADLINES = {
     "data_to_text": "rouge_l",
     "grammar_error_correction": "rouge_l",
 }
-DECIMALS = 4
-"""Published percentages are rounded to this many decimals."""
 
 
 def rouge_l(prediction: str, references: Sequence[str]) -> float:

@@ -1,6 +1,7 @@
 """Toy tasks that read sentences: sentiment, extraction, questions; unseen: entailment and data to text."""
 
 import random
+from collections.abc import Sequence
 
 from jaxmtl.tasks.toy_lexicon import (
     CITIES,
@@ -79,7 +80,7 @@ def _city(draw: random.Random) -> Item:
     return _extract(draw, "city", ("name", "things"))
 
 
-def _two_facts(draw: random.Random, subjects: list[str], answers: list[str], fact: str, question: str) -> Item:
+def _two_facts(draw: random.Random, subjects: Sequence[str], answers: Sequence[str], fact: str, question: str) -> Item:
     asked = draw.randrange(2)
     facts = [fact.format(*pair) for pair in zip(subjects, answers, strict=True)]
     text = f"{facts[0]}. {facts[1]}. {question.format(subjects[asked])}?"
