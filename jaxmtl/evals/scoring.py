@@ -1,0 +1,217 @@
+"""How likely a model finds given texts: negative log-likelihoods (NLL) per token, per target, per answer choice.
+
+Requests of all callers go the same way: sorted by length, cut into batches of few shapes, scored, put back in order.
+The encoder runs once for an input, however many choices it has. The softmax runs over all rows of the embedding, as in
+training and in Hugging Face's loss; ids of padding rows are refused as targets.
+Letters in shapes: B inputs, C choices, S source length, T target length.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxmtl.evals import requests
+from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
+from jaxmtl.models.t5 import shift_right
+from jaxmtl.types import InputError
+from jaxmtl.weights import Pretrained
+
+MAX_TARGET_POSITIONS = 8192
+"""Most target positions B·C·T in one step: 1 GB of float32 logits at 32128 rows."""
+
+
+def loss(
+    pretrained: Pretrained,
+    inputs: Sequence[str],
+    targets: Sequence[str],
+    *,
+    batch_size: int = BATCH_SIZE,
+    max_input_tokens: int = MAX_INPUT_TOKENS,
+) -> np.ndarray:
+    """Measures how unlikely targets are.
+
+    Args:
+      pretrained: the model, with a tokenizer.
+      inputs: [n] input texts; longer ones keep their first max_input_tokens - 1 tokens and the end token.
+      targets: [n] target texts; never cut.
+      batch_size: inputs scored at once; the result does not depend on it.
+      max_input_tokens: most tokens of an input.
+
+    Returns:
+      float64 [n], nats per target token, the end token included; empty for empty lists.
+
+    Raises:
+      InputError: if the lists differ in length or hold something else than texts, or the model has no tokenizer.
+    """
+    input_ids = requests.encode_texts(pretrained, inputs, max_input_tokens)
+    target_ids = requests.encode_texts(pretrained, targets)
+    losses = token_losses(pretrained, input_ids, target_ids, batch_size=batch_size)
+    return np.array([np.mean(row, dtype=np.float64) for row in losses], dtype=np.float64)
+
+
+def score_choices(
+    pretrained: Pretrained,
+    inputs: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    *,
+    normalise: bool = False,
+    batch_size: int = BATCH_SIZE,
+    max_input_tokens: int = MAX_INPUT_TOKENS,
+) -> list[np.ndarray]:
+    """Scores answer choices by their log-probability; `np.argmax` of a row is the answer, the first one among equals.
+
+    Args:
+      pretrained: the model, with a tokenizer.
+      inputs: [n] input texts, cut as in `loss`.
+      choices: [n] lists of at least one choice; their numbers may differ.
+      normalise: divides each sum by the choice's number of tokens, the end token included.
+      batch_size: inputs scored at once; the result does not depend on it.
+      max_input_tokens: most tokens of an input.
+
+    Returns:
+      [n] arrays float64 [C], nats summed over tokens (end token included); higher is likelier.
+
+    Raises:
+      InputError: as `loss`, or if an input has no choice.
+
+    Source: rank classification of T0 (Sanh et al. 2022): sums, no length normalisation; methods 3.3.
+    """
+    input_ids = requests.encode_texts(pretrained, inputs, max_input_tokens)
+    for number, row in enumerate(choices):
+        if isinstance(row, str) or len(row) == 0:
+            raise InputError(f"choices of input {number} are {row!r}; expected a list of at least one text")
+    flat = iter(requests.encode_texts(pretrained, [text for row in choices for text in row]))
+    choice_ids = [[next(flat) for _ in row] for row in choices]
+    reduce = np.mean if normalise else np.sum
+    losses = choice_losses(pretrained, input_ids, choice_ids, batch_size=batch_size)
+    return [np.array([-reduce(row, dtype=np.float64) for row in rows]) for rows in losses]
+
+
+def token_losses(
+    pretrained: Pretrained,
+    inputs: Sequence[Ids],
+    targets: Sequence[Ids],
+    *,
+    batch_size: int = BATCH_SIZE,
+    on_batch: OnBatch | None = None,
+) -> list[np.ndarray]:
+    """Measures every target token's NLL, from token ids.
+
+    Args:
+      pretrained: the model; it needs no tokenizer.
+      inputs: [n] rows of token ids, special tokens included.
+      targets: [n] rows of token ids, special tokens included.
+      batch_size: inputs scored at once.
+      on_batch: told after each batch how many targets it scored.
+
+    Returns:
+      [n] arrays float32 [T], nats.
+
+    Raises:
+      InputError: if the lists differ in length, or a row is empty or holds an id that is no token's.
+    """
+    single = [[row] for row in targets]
+    return [rows[0] for rows in choice_losses(pretrained, inputs, single, batch_size=batch_size, on_batch=on_batch)]
+
+
+def choice_losses(
+    pretrained: Pretrained,
+    inputs: Sequence[Ids],
+    choices: Sequence[Sequence[Ids]],
+    *,
+    batch_size: int = BATCH_SIZE,
+    on_batch: OnBatch | None = None,
+) -> list[list[np.ndarray]]:
+    """Measures every choice's token NLLs, from token ids; arguments and errors as in `token_losses`.
+
+    Args:
+      pretrained: the model.
+      inputs: [n] rows of token ids.
+      choices: [n] lists of rows of token ids.
+      batch_size: inputs scored at once.
+      on_batch: told after each batch how many inputs it scored.
+
+    Returns:
+      For each input and each of its choices float32 [T], nats.
+    """
+    if len(inputs) != len(choices):
+        raise InputError(f"{len(inputs)} inputs but {len(choices)} targets; expected as many")
+    requests.check_ids(pretrained, inputs, "input")
+    requests.check_ids(pretrained, (ids for row in choices for ids in row), "target")
+    mesh = requests.mesh_of(pretrained.params)
+    results: list[list[np.ndarray]] = [[] for _ in inputs]
+    with requests.on_mesh(mesh):
+        for rows in _batches(inputs, choices, batch_size):
+            num_rows = requests.padded_rows(len(rows), batch_size, mesh)
+            batch = requests.pad([inputs[row] for row in rows], num_rows, pretrained.config.pad_id)
+            encoded = encode(pretrained.module, pretrained.params, requests.place(batch, mesh))
+            for part in _parts([choices[row] for row in rows], num_rows):
+                targets = _pad_choices(part, num_rows, pretrained.config.pad_id)
+                nll = _nll(pretrained.module, pretrained.params, *encoded, requests.place(targets, mesh))
+                for row, losses, kept in zip(rows, requests.fetch(nll), part, strict=False):
+                    results[row] += [line[: len(ids)] for line, ids in zip(losses, kept, strict=False)]
+            if on_batch is not None:
+                on_batch(len(rows))
+    return results
+
+
+def _batches(inputs: Sequence[Ids], choices: Sequence[Sequence[Ids]], batch_size: int) -> list[np.ndarray]:
+    """Groups inputs by their number of choices, and sorts each group by length: no row pads another's choices."""
+    groups: dict[int, list[int]] = {}
+    for row, ids in enumerate(choices):
+        groups.setdefault(_choice_bucket(len(ids)), []).append(row)
+    batches = []
+    for members in groups.values():
+        key = lambda row: (requests.bucket(len(inputs[row])), max(map(len, choices[row])), len(inputs[row]))
+        members = np.array(members)
+        batches += [members[index] for index in requests.plan([key(row) for row in members], batch_size)]
+    return batches
+
+
+def _choice_bucket(count: int) -> int:
+    """Rounds a number of choices up, but not the usual ones: there are few of them, and each choice costs time."""
+    return count if count <= 8 else requests.bucket(count)
+
+
+def _parts(choices: list[Sequence[Ids]], num_rows: int) -> list[list[Sequence[Ids]]]:
+    """Cuts the choices of a batch into steps that fit `MAX_TARGET_POSITIONS`."""
+    most = max(len(row) for row in choices)
+    length = requests.bucket(max(len(ids) for row in choices for ids in row))
+    width = max(1, MAX_TARGET_POSITIONS // (num_rows * length))
+    return [[row[start : start + width] for row in choices] for start in range(0, most, width)]
+
+
+def _pad_choices(choices: list[Sequence[Ids]], num_rows: int, pad_id: int) -> np.ndarray:
+    """Stacks rows of choices to int32 [B, C, T], C and T rounded up to buckets."""
+    length = requests.bucket(max(len(ids) for row in choices for ids in row))
+    width = _choice_bucket(max(len(row) for row in choices))
+    targets = np.full((num_rows, width, length), pad_id, np.int32)
+    for row, texts in enumerate(choices):
+        for choice, ids in enumerate(texts):
+            targets[row, choice, : len(ids)] = ids
+    return targets
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def encode(module: nn.Module, params: Any, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Encodes int32 [B, S] to states [B, S, D], with the mask bool [B, S] of what is not padding."""
+    mask = inputs != module.config.pad_id
+    return module.apply({"params": params}, inputs, mask, method="encode"), mask
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nll(module: nn.Module, params: Any, encoded: jax.Array, mask: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the NLL float32 [B, C, T] of targets [B, C, T]; under `vmap`, what depends on the input is computed once."""
+
+    def one_choice(targets: jax.Array) -> jax.Array:
+        decoder_inputs = shift_right(targets, module.config.decoder_start_id)
+        logits = module.apply({"params": params}, decoder_inputs, encoded, mask, method="decode")
+        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - picked
+
+    return jax.vmap(one_choice, in_axes=1, out_axes=1)(targets)

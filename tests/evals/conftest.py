@@ -1,0 +1,43 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxmtl.models.t5 import T5
+from jaxmtl.models.t5_config import T5Config
+from jaxmtl.tokenizers import train_sentencepiece
+from jaxmtl.weights import Pretrained
+
+SENTENCES = [
+    "the cat sat on the mat and looked at the dog",
+    "a dog ran over the green hill to find a ball",
+    "name the colour of the sky in one word: blue",
+    "say yes or no: is water wet? yes, it is wet",
+    "count the birds: one two three four five six",
+]
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocabulary") / "spiece.model"
+    return train_sentencepiece(SENTENCES * 4, path, 70, 10)
+
+
+@pytest.fixture(scope="session")
+def pretrained(tokenizer):
+    """A tiny T5 with random weights, large enough that texts really differ; 8 embedding rows are padding."""
+    config = T5Config(
+        vocab_size=tokenizer.vocab_size + 8,
+        embed_dim=16,
+        num_heads=2,
+        head_dim=8,
+        mlp_dim=24,
+        num_encoder_layers=2,
+        num_decoder_layers=2,
+        mlp_activations=("gelu", "linear"),
+        tied_head=False,
+    )
+    module = T5(config)
+    tokens = jnp.ones((1, 4), jnp.int32)
+    params = jax.jit(module.init)(jax.random.key(0), tokens, tokens)["params"]
+    return Pretrained(config=config, module=module, params=nn.unbox(params), tokenizer=tokenizer)
