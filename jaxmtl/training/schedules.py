@@ -1,0 +1,91 @@
+"""Learning rates as functions of the step: constant, linear, cosine, inverse square root, with linear warm-up.
+
+The first update is step 0, so with a warm-up the first update has rate 0, as in Hugging Face's schedules.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxmtl.types import InputError
+
+Schedule = Callable[[jax.Array | int], jax.Array]
+"""Maps the int32 step to the float32 learning rate."""
+
+
+def constant(*, rate: float) -> Schedule:
+    """Returns a schedule that is `rate` at every step."""
+    return lambda step: jnp.full_like(step, rate, dtype=jnp.float32)
+
+
+def linear(*, peak: float, num_steps: int, warmup_steps: int = 0, end: float = 0.0) -> Schedule:
+    """Rises to `peak` over the warm-up, then falls in a straight line to `end` at `num_steps`.
+
+    Args:
+      peak: highest rate.
+      num_steps: step at which `end` is reached; the rate stays there.
+      warmup_steps: steps of linear rise from 0.
+      end: last rate.
+
+    Returns:
+      The schedule.
+
+    Raises:
+      InputError: if the warm-up does not end before `num_steps`.
+    """
+    _check(num_steps, warmup_steps)
+    return _after_warmup(peak, warmup_steps, lambda step: peak + (end - peak) * _done(step, warmup_steps, num_steps))
+
+
+def cosine(*, peak: float, num_steps: int, warmup_steps: int = 0, end: float = 0.0) -> Schedule:
+    """Rises to `peak` over the warm-up, then falls along half a cosine to `end`; arguments as in `linear`."""
+    _check(num_steps, warmup_steps)
+
+    def fall(step: jax.Array) -> jax.Array:
+        return end + (peak - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * _done(step, warmup_steps, num_steps)))
+
+    return _after_warmup(peak, warmup_steps, fall)
+
+
+def rsqrt(*, peak: float, hold_steps: int, warmup_steps: int = 0) -> Schedule:
+    """Holds `peak` until `hold_steps`, then falls with the inverse square root of the step.
+
+    T5 was pretrained with 1/sqrt(max(step, 10000)): peak 0.01, hold_steps 10000.
+
+    Args:
+      peak: highest rate.
+      hold_steps: step from which the rate falls, at least 1.
+      warmup_steps: steps of linear rise from 0.
+
+    Returns:
+      The schedule.
+
+    Raises:
+      InputError: if `hold_steps` is below 1.
+
+    Source: Raffel et al. 2020, §3.1.2.
+    """
+    if hold_steps < 1:
+        raise InputError(f"rsqrt: hold_steps is {hold_steps}; expected at least 1")
+    return _after_warmup(peak, warmup_steps, lambda step: peak * jnp.sqrt(hold_steps / jnp.maximum(step, hold_steps)))
+
+
+def _check(num_steps: int, warmup_steps: int) -> None:
+    if not 0 <= warmup_steps < num_steps:
+        raise InputError(
+            f"schedule: warmup_steps={warmup_steps}, num_steps={num_steps}; expected 0 <= warmup_steps < num_steps"
+        )
+
+
+def _done(step: jax.Array, warmup_steps: int, num_steps: int) -> jax.Array:
+    """Returns the share of the steps after the warm-up that is over, from 0 to 1."""
+    return jnp.clip((step - warmup_steps) / (num_steps - warmup_steps), 0.0, 1.0)
+
+
+def _after_warmup(peak: float, warmup_steps: int, then: Callable[[jax.Array], jax.Array]) -> Schedule:
+    def schedule(step: jax.Array | int) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        return jnp.where(step < warmup_steps, peak * step / max(warmup_steps, 1), then(step))
+
+    return schedule

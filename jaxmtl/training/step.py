@@ -1,0 +1,151 @@
+"""One optimiser step as a pure function: state and batch in, state and sums out.
+
+Letters in shapes: B batch, M microbatches, N tasks.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxmtl.training.objectives import Objective, RowSums
+from jaxmtl.training.state import Plan, TrainState
+
+
+@flax.struct.dataclass
+class LossSums:
+    """Loss sums of some rows; they add up over microbatches, steps and hosts.
+
+    Attributes:
+      objective: float32 scalar, what is minimised.
+      loss: float32 scalar, plain negative log-likelihood in nats.
+      tokens: float32 scalar, number of target tokens.
+      task_loss: float32 [N], `loss` per task.
+      task_tokens: float32 [N], `tokens` per task.
+    """
+
+    objective: jax.Array
+    loss: jax.Array
+    tokens: jax.Array
+    task_loss: jax.Array
+    task_tokens: jax.Array
+
+
+@flax.struct.dataclass
+class StepMetrics:
+    """What a step tells about itself.
+
+    Attributes:
+      sums: loss sums of the global batch.
+      grad_norm: float32 scalar, global norm before clipping.
+      param_norm: float32 scalar, global norm after the update.
+      learning_rate: float32 scalar.
+      finite: bool scalar, False if the objective or any gradient is not finite.
+    """
+
+    sums: LossSums
+    grad_norm: jax.Array
+    param_norm: jax.Array
+    learning_rate: jax.Array
+    finite: jax.Array
+
+
+def sum_rows(rows: RowSums, task_ids: jax.Array, num_tasks: int) -> LossSums:
+    """Adds rows up, in all and per task.
+
+    Args:
+      rows: per-row sums.
+      task_ids: int32 [B].
+      num_tasks: N.
+
+    Returns:
+      The sums.
+    """
+    per_task = functools.partial(jax.ops.segment_sum, segment_ids=task_ids, num_segments=num_tasks)
+    return LossSums(
+        objective=jnp.sum(rows.objective),
+        loss=jnp.sum(rows.loss),
+        tokens=jnp.sum(rows.tokens),
+        task_loss=per_task(rows.loss),
+        task_tokens=per_task(rows.tokens),
+    )
+
+
+def train_step(
+    state: TrainState,
+    batch: Mapping[str, jax.Array],
+    *,
+    plan: Plan,
+    objective: Objective,
+    num_tasks: int,
+    num_microbatches: int = 1,
+) -> tuple[TrainState, StepMetrics]:
+    """Makes one update with the gradient of the mean over all target tokens of the batch.
+
+    Args:
+      state: the state before.
+      batch: fields with B rows; see `jaxmtl.types.Batch`.
+      plan: model, optimiser and mesh.
+      objective: scores a batch.
+      num_tasks: N.
+      num_microbatches: M, parts that the batch is cut into to need less memory; divides B / devices.
+
+    Returns:
+      The state after, and the metrics.
+    """
+    num_tokens = jnp.maximum(jnp.sum(batch["loss_mask"]), 1.0)
+    step_key = jax.random.fold_in(state.rng, state.step)
+
+    def part_objective(params: Any, part: Mapping[str, jax.Array], index: jax.Array) -> tuple[jax.Array, LossSums]:
+        rows = objective(plan.module, params, part, dropout_key=jax.random.fold_in(step_key, index))
+        sums = sum_rows(rows, part["task_ids"], num_tasks)
+        # The batch's token count is known beforehand: dividing here saves a pass over all gradients.
+        return sums.objective / num_tokens, sums
+
+    gradient = jax.grad(part_objective, has_aux=True)
+    if num_microbatches == 1:
+        grads, sums = gradient(state.params, batch, jnp.zeros((), jnp.int32))
+    else:
+        parts = _split(batch, num_microbatches, plan)
+        grads, sums = _accumulate(functools.partial(gradient, state.params), parts, plan)
+    updates, opt_state = plan.transform.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    grad_norm = optax.tree.norm(grads)
+    metrics = StepMetrics(
+        sums=sums,
+        grad_norm=grad_norm,
+        param_norm=optax.tree.norm(params),
+        learning_rate=jnp.asarray(plan.learning_rate(state.step), jnp.float32),
+        finite=jnp.isfinite(sums.objective) & jnp.isfinite(grad_norm),
+    )
+    return TrainState(step=state.step + 1, params=params, opt_state=opt_state, rng=state.rng), metrics
+
+
+def _split(batch: Mapping[str, jax.Array], num_parts: int, plan: Plan) -> dict[str, jax.Array]:
+    """Cuts [B, ...] into [M, B/M, ...]: part m takes every M-th row from m, so that no row changes its device."""
+    sharding = NamedSharding(plan.mesh, PartitionSpec(None, ("data", "fsdp")))
+
+    def split(field: jax.Array) -> jax.Array:
+        rows = field.reshape(field.shape[0] // num_parts, num_parts, *field.shape[1:])
+        return jax.lax.with_sharding_constraint(jnp.swapaxes(rows, 0, 1), sharding)
+
+    return {name: split(field) for name, field in batch.items()}
+
+
+def _accumulate(gradient: Any, parts: Mapping[str, jax.Array], plan: Plan) -> tuple[Any, LossSums]:
+    """Adds gradients and sums of all parts, one part at a time, the gradients split as the parameters are."""
+
+    def add(carry: Any, part: tuple[Mapping[str, jax.Array], jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, carry, gradient(*part)), None
+
+    indices = jnp.arange(next(iter(parts.values())).shape[0])
+    one = jax.tree.map(lambda field: field[0], (parts, indices))
+    grads, sums = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(gradient, *one))
+    grads = jax.lax.with_sharding_constraint(grads, plan.shardings.params)
+    (grads, sums), _ = jax.lax.scan(add, (grads, sums), (parts, indices))
+    return grads, sums
