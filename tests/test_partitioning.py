@@ -40,7 +40,9 @@ def test_shardings_match_the_unboxed_tree():
 
 def test_data_axis_takes_what_is_left():
     assert dict(make_mesh(fsdp=2, tensor=2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-    assert batch_sharding(make_mesh(data=4)).spec == P(("data", "fsdp"),)
+    assert batch_sharding(make_mesh(data=4)).spec == P(
+        ("data", "fsdp"),
+    )
 
 
 @pytest.mark.parametrize("axes", [dict(fsdp=3), dict(data=16), dict(data=0), dict(fsdp=16)])

@@ -81,6 +81,4 @@ def attend(
 
     Args and Returns: as `einsum_attention`.
     """
-    return jax.lax.platform_dependent(
-        query, key, value, bias, mask, keep, cpu=row_attention, default=einsum_attention
-    )
+    return jax.lax.platform_dependent(query, key, value, bias, mask, keep, cpu=row_attention, default=einsum_attention)

@@ -93,9 +93,7 @@ class EncoderLayer(nn.Module):
     config: T5Config
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool, bias: jax.Array, mask: jax.Array | None
-    ) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, train: bool, bias: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, None]:
         """Maps [B, S, D] to ([B, S, D], None), the form that `nn.scan` wants."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         drop = Dropout(config.dropout_rate)

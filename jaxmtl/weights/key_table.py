@@ -56,7 +56,11 @@ def check_names(table: Table, names: set[str], ignore: set[str], where: str) -> 
     expected = {name for key in table for name in key.names()}
     missing, unknown = sorted(expected - names), sorted(names - expected - ignore)
     if missing or unknown:
-        listed = [f"{len(part)} {what}: {', '.join(part[:3])}" for what, part in (("missing", missing), ("unknown", unknown)) if part]
+        listed = [
+            f"{len(part)} {what}: {', '.join(part[:3])}"
+            for what, part in (("missing", missing), ("unknown", unknown))
+            if part
+        ]
         raise InputError(f"{where}: tensors do not fit config.json ({'; '.join(listed)}); is it another model?")
 
 

@@ -114,7 +114,9 @@ def write_tensors(
     for number, names in enumerate(shards, 1):
         file = SINGLE if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         part = {name: np.ascontiguousarray(array) for name, array in (next(stream) for _ in names)}
-        _write_atomically(folder / file, lambda path, part=part: safetensors.numpy.save_file(part, path, {"format": "pt"}))
+        _write_atomically(
+            folder / file, lambda path, part=part: safetensors.numpy.save_file(part, path, {"format": "pt"})
+        )
         file_of.update(dict.fromkeys(names, file))
     if not single:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": file_of}

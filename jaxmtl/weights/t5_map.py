@@ -64,7 +64,9 @@ def _stack(config: T5Config, side: str) -> list[Key]:
     last = len(sublayers)
     kernels = ("wi_0", "wi_1", "wo") if len(config.mlp_activations) == 2 else ("wi", "wo")
     for kernel in kernels:
-        keys.append(Key(f"{side}/mlp/{kernel}/kernel", f"{block}.{last}.DenseReluDense.{kernel}.weight", True, num_layers))
+        keys.append(
+            Key(f"{side}/mlp/{kernel}/kernel", f"{block}.{last}.DenseReluDense.{kernel}.weight", True, num_layers)
+        )
     keys.append(Key(f"{side}/mlp_norm/scale", f"{block}.{last}.layer_norm.weight", False, num_layers))
     bias = f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     keys.append(Key(f"{side}_bias/embedding", bias))

@@ -106,7 +106,12 @@ def test_greedy_generations_are_those_of_torch(pair):
     inputs, _ = padded_batch(2, rows=6)
     mask = torch.tensor(inputs != 0).long()
     reference = model.generate(
-        input_ids=torch.tensor(inputs).long(), attention_mask=mask, max_new_tokens=17, do_sample=False, num_beams=1, use_cache=False
+        input_ids=torch.tensor(inputs).long(),
+        attention_mask=mask,
+        max_new_tokens=17,
+        do_sample=False,
+        num_beams=1,
+        use_cache=False,
     )[:, 1:].numpy()
     tokens = np.asarray(greedy(pretrained.module, pretrained.params, inputs, max_tokens=17))[:, : reference.shape[1]]
     np.testing.assert_array_equal(tokens, reference)
