@@ -350,12 +350,11 @@ def _bpe_json(folder: Path) -> bytes:
     pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pipeline.decoder = decoders.ByteLevel()
     start, end = (pipeline.token_to_id(token) for token in ("<s>", "</s>"))
-    framed = start is not None and end is not None
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"] if framed else ["<|endoftext|>"]
+    special = ["<|endoftext|>"]
+    if start is not None and end is not None:
+        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        pipeline.post_processor = processors.RobertaProcessing(("</s>", end), ("<s>", start), add_prefix_space=False)
     pipeline.add_special_tokens([token for token in special if pipeline.token_to_id(token) is not None])
-    if framed:
-        frame = processors.RobertaProcessing(("</s>", end), ("<s>", start), add_prefix_space=False)
-        pipeline.post_processor = frame
     return pipeline.to_str().encode()
 
 

@@ -1,0 +1,237 @@
+"""Which examples step t sees: draws of (task, example) ids that depend on the seed and the step only.
+
+Every host computes the same global draw. Examples of a task come in a fresh seeded permutation each epoch, without
+replacement; no permutation is stored, so memory and time do not depend on how many examples a task has.
+"""
+
+import base64
+import binascii
+import hashlib
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxmtl.feed.permutation import permute, random_bits, random_units, stream_key
+from jaxmtl.types import InputError
+
+Rates = ArrayLike | Callable[[np.ndarray], ArrayLike]
+"""Weights [N], not normalised, or a function from the sizes int64 [N] to them (see `jaxmtl.tasks.rates`)."""
+
+
+class Draw(NamedTuple):
+    """The rows of one or more steps.
+
+    Attributes:
+      task_ids: int32 [M], index into the sampler's sizes.
+      example_ids: int64 [M], index into the task's examples.
+    """
+
+    task_ids: np.ndarray
+    example_ids: np.ndarray
+
+
+class AnySampler(Protocol):
+    """What a stream needs of a sampler."""
+
+    batch_size: int
+
+    def draw(self, steps: int = 1) -> Draw:
+        """Returns the rows of the next steps."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Returns where the sampler stands."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back to where `state` was taken."""
+        ...
+
+
+class Sampler:
+    """Draws a task by its rate, then that task's next example.
+
+    Args:
+      sizes: int [N], examples per task.
+      rates: weights per task or a function of the sizes; a task's share is its weight over the sum.
+      batch_size: rows per step, over all hosts.
+      seed: data seed.
+
+    Raises:
+      InputError: if sizes, rates or batch size make no sense; names the first task that is wrong.
+    """
+
+    def __init__(self, sizes: ArrayLike, rates: Rates, batch_size: int, seed: int) -> None:
+        self.sizes = _checked_sizes(sizes)
+        self.batch_size = _checked_batch_size(batch_size)
+        self.seed = seed
+        self.shares = _shares(self.sizes, rates)
+        self._cumulative = np.cumsum(self.shares)
+        self._last = int(np.flatnonzero(self.shares)[-1])
+        self._task_key = stream_key(seed, "task")
+        self._example_keys = random_bits(stream_key(seed, "example"), np.arange(len(self.sizes)))
+        self._cursors = np.zeros(len(self.sizes), np.int64)
+        self._step = 0
+
+    def draw(self, steps: int = 1) -> Draw:
+        """Draws the rows of the next steps.
+
+        Args:
+          steps: how many steps at once; the rows are the same as in as many single draws.
+
+        Returns:
+          The draw, M = steps * batch_size rows in order.
+        """
+        places = self._step * self.batch_size + np.arange(steps * self.batch_size)
+        units = random_units(self._task_key, places) * self._cumulative[-1]
+        tasks = np.minimum(np.searchsorted(self._cumulative, units, side="right"), self._last)
+        cursors = self._cursors[tasks] + _earlier_equals(tasks)
+        np.add.at(self._cursors, tasks, 1)
+        self._step += steps
+        sizes = self.sizes[tasks]
+        epochs, positions = np.divmod(cursors, sizes)
+        return Draw(tasks.astype(np.int32), permute(positions, sizes, random_bits(self._example_keys[tasks], epochs)))
+
+    def state(self) -> dict[str, Any]:
+        """Returns where the sampler stands: a small dictionary of JSON values (a few kB for 1,600 tasks)."""
+        packed = base64.b64encode(zlib.compress(self._cursors.astype("<i8").tobytes(), 9)).decode()
+        return {**_identity(self, "rates"), "step": self._step, "cursors": packed}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back to where a state was taken; the rates may be others than then.
+
+        Args:
+          state: what `state` returned, in this or another process.
+
+        Raises:
+          InputError: if the state belongs to other sizes, another seed or batch size, or is damaged.
+        """
+        step = _checked_step(state, _identity(self, "rates"))
+        try:
+            raw = zlib.decompress(base64.b64decode(state["cursors"], validate=True))
+            cursors = np.frombuffer(raw, "<i8").astype(np.int64)
+        except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+            raise InputError(f"sampler state is damaged: its cursors cannot be read ({error})") from error
+        if cursors.shape != self._cursors.shape or cursors.min() < 0 or cursors.sum() != step * self.batch_size:
+            raise InputError(f"sampler state is damaged: its cursors do not add up to step {step}")
+        self._cursors, self._step = cursors, step
+
+
+class PooledSampler:
+    """Draws all examples of all tasks in one permutation per epoch: the empirical distribution exactly.
+
+    Args:
+      sizes: int [N], examples per task.
+      batch_size: rows per step, over all hosts.
+      seed: data seed.
+
+    Raises:
+      InputError: if sizes or batch size make no sense.
+    """
+
+    def __init__(self, sizes: ArrayLike, batch_size: int, seed: int) -> None:
+        self.sizes = _checked_sizes(sizes)
+        self.batch_size = _checked_batch_size(batch_size)
+        self.seed = seed
+        self._ends = np.cumsum(self.sizes)
+        if self._ends[-1] == 0:
+            raise InputError("none of the tasks has an example; nothing can be drawn")
+        self.shares = self.sizes / self._ends[-1]
+        self._key = stream_key(seed, "pooled")
+        self._step = 0
+
+    def draw(self, steps: int = 1) -> Draw:
+        """Draws the rows of the next steps.
+
+        Args:
+          steps: how many steps at once; the rows are the same as in as many single draws.
+
+        Returns:
+          The draw, M = steps * batch_size rows in order.
+        """
+        places = self._step * self.batch_size + np.arange(steps * self.batch_size)
+        self._step += steps
+        epochs, positions = np.divmod(places, self._ends[-1])
+        rows = permute(positions, np.broadcast_to(self._ends[-1], positions.shape), random_bits(self._key, epochs))
+        tasks = np.searchsorted(self._ends, rows, side="right")
+        return Draw(tasks.astype(np.int32), rows - (self._ends - self.sizes)[tasks])
+
+    def state(self) -> dict[str, Any]:
+        """Returns where the sampler stands: a small dictionary of JSON values."""
+        return {**_identity(self, "pooled"), "step": self._step}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back to where a state was taken.
+
+        Args:
+          state: what `state` returned, in this or another process.
+
+        Raises:
+          InputError: if the state belongs to other sizes, another seed or batch size, or is damaged.
+        """
+        self._step = _checked_step(state, _identity(self, "pooled"))
+
+
+def _earlier_equals(values: np.ndarray) -> np.ndarray:
+    """Counts for each element how many equal ones come before it."""
+    order = np.argsort(values, kind="stable")
+    ranked = values[order]
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    lengths = np.diff(np.r_[starts, len(values)])
+    counts = np.empty(len(values), np.int64)
+    counts[order] = np.arange(len(values)) - np.repeat(starts, lengths)
+    return counts
+
+
+def _checked_sizes(sizes: ArrayLike) -> np.ndarray:
+    array = np.asarray(sizes)
+    if array.ndim != 1 or array.size == 0 or not np.issubdtype(array.dtype, np.integer):
+        raise InputError(
+            f"task sizes have shape {array.shape} and type {array.dtype}; expected a list of whole numbers"
+        )
+    if array.min() < 0:
+        raise InputError(f"task {int(array.argmin())} has size {array.min()}; expected 0 or more")
+    return array.astype(np.int64)
+
+
+def _checked_batch_size(batch_size: int) -> int:
+    if batch_size < 1:
+        raise InputError(f"batch size is {batch_size}; expected 1 or more")
+    return batch_size
+
+
+def _shares(sizes: np.ndarray, rates: Rates) -> np.ndarray:
+    weights = np.asarray(rates(sizes.copy()) if callable(rates) else rates, np.float64)
+    if weights.shape != sizes.shape:
+        raise InputError(f"rates have shape {weights.shape}; expected one for each of the {len(sizes)} tasks")
+    wrong = np.flatnonzero(~np.isfinite(weights) | (weights < 0) | ((weights > 0) & (sizes == 0)))
+    if wrong.size:
+        first = int(wrong[0])
+        raise InputError(
+            f"rate of task {first} is {weights[first]} with {sizes[first]} examples; expected a finite number, "
+            "0 or more, and 0 for a task without examples"
+        )
+    if not weights.any():
+        raise InputError("all rates are 0; at least one task must have a rate above 0")
+    return weights / weights.max() / (weights / weights.max()).sum()  # the sum of huge weights could overflow
+
+
+def _identity(sampler: Sampler | PooledSampler, mode: str) -> dict[str, Any]:
+    sizes = hashlib.sha256(sampler.sizes.astype("<i8").tobytes()).hexdigest()[:16]
+    return {"mode": mode, "seed": sampler.seed, "batch_size": sampler.batch_size, "sizes": sizes}
+
+
+def _checked_step(state: Mapping[str, Any], identity: Mapping[str, Any]) -> int:
+    for name, value in identity.items():
+        if state.get(name) != value:
+            raise InputError(
+                f"sampler state was taken with {name} {state.get(name)!r}, but this run has {value!r}; "
+                "resume with the same tasks, seed and batch size"
+            )
+    step = state.get("step")
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise InputError(f"sampler state is damaged: its step is {step!r}")
+    return step

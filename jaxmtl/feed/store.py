@@ -1,0 +1,301 @@
+"""Reads a token store: one memory-mapped Arrow file per task split, opened when first asked for."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from jaxmtl.feed.manifest import TOKENIZER_FOLDER, Entry, Manifest, Vocabulary, differences, read_manifest
+from jaxmtl.tokenizers import Tokenizer, load_tokenizer
+from jaxmtl.types import InputError, unknown_name
+
+SCHEMA = pa.schema(
+    [
+        ("inputs", pa.large_list(pa.int32())),
+        ("targets", pa.large_list(pa.int32())),
+        ("id", pa.large_string()),
+        ("references", pa.large_list(pa.large_string())),
+    ]
+)
+
+
+class Examples:
+    """The rows of one task split; token ids are views of the mapped file, nothing is copied.
+
+    Args:
+      file: an Arrow file that holds one record batch of `SCHEMA`.
+
+    Raises:
+      InputError: if the file is missing or not what it should be.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._batch = _map_batch(file)
+        inputs, targets = self._batch.column(0), self._batch.column(1)
+        # Offsets count from the start of the values; a file that we wrote has no gap before the first.
+        self._input_ids, self._input_ends = inputs.values.to_numpy(), inputs.offsets.to_numpy()
+        self._target_ids, self._target_ends = targets.values.to_numpy(), targets.offsets.to_numpy()
+
+    def __len__(self) -> int:
+        return self._batch.num_rows
+
+    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one example's ids.
+
+        Args:
+          index: 0 ... len - 1.
+
+        Returns:
+          Inputs int32 [s] and targets int32 [t], views of the file.
+        """
+        first, end = self._input_ends[index], self._input_ends[index + 1]
+        start, stop = self._target_ends[index], self._target_ends[index + 1]
+        return self._input_ids[first:end], self._target_ids[start:stop]
+
+    def rows(self, indices: Iterable[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Returns the ids of several examples.
+
+        Args:
+          indices: each 0 ... len - 1, in any order.
+
+        Returns:
+          A list of inputs and a list of targets, each as in `row`.
+        """
+        found = [self.row(index) for index in indices]
+        return [inputs for inputs, _ in found], [targets for _, targets in found]
+
+    def lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the number of ids of every input and of every target, int64 [rows] each."""
+        return self._lengths
+
+    @functools.cached_property
+    def _lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.diff(self._input_ends), np.diff(self._target_ends)
+
+    @functools.cached_property
+    def ids(self) -> list[str]:
+        """The examples' own ids."""
+        return self._batch.column(2).to_pylist()
+
+    @functools.cached_property
+    def references(self) -> list[list[str]]:
+        """All reference texts of every example."""
+        return self._batch.column(3).to_pylist()
+
+
+class TokenStore:
+    """A finished token store. Opening reads the manifest and looks at file sizes; rows are read when asked for.
+
+    Args:
+      folder: the store.
+
+    Raises:
+      InputError: if it is no finished store, or a file is missing or of another size than when it was written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest: Manifest = read_manifest(self.folder)
+        self._opened: dict[tuple[str, str], Examples] = {}
+        self._lengths: dict[str, Any] = {}
+        for split in self.manifest.splits:
+            for entry in self.manifest.splits[split].values():
+                self._check_size(entry)
+
+    def task_names(self, split: str) -> list[str]:
+        """Returns the tasks of a split; a task's place in the list is its task id.
+
+        Args:
+          split: name of a split.
+
+        Returns:
+          Task names, in the order they were cached in.
+
+        Raises:
+          UnknownNameError: if the store has no such split.
+        """
+        return list(self._tasks(split))
+
+    def sizes(self, split: str) -> np.ndarray:
+        """Returns the number of examples of each task of a split.
+
+        Args:
+          split: name of a split.
+
+        Returns:
+          int64 [N], in the order of `task_names`.
+
+        Raises:
+          UnknownNameError: if the store has no such split.
+        """
+        return np.array([entry.num_examples for entry in self._tasks(split).values()], np.int64)
+
+    def entry(self, task: str, split: str) -> Entry:
+        """Returns what the manifest says about a task split.
+
+        Args:
+          task: name of a task.
+          split: name of a split.
+
+        Returns:
+          The entry.
+
+        Raises:
+          UnknownNameError: if the store has no such split, or the split no such task.
+        """
+        tasks = self._tasks(split)
+        if task not in tasks:
+            raise unknown_name(f"task of split {split!r} of token store {self.folder}", task, tasks)
+        return tasks[task]
+
+    def examples(self, task: str, split: str) -> Examples:
+        """Maps the file of a task split, once.
+
+        Args:
+          task: name of a task.
+          split: name of a split.
+
+        Returns:
+          Its rows.
+
+        Raises:
+          UnknownNameError: if there is no such task or split.
+          InputError: if the file is damaged.
+        """
+        key = (task, split)
+        if key not in self._opened:
+            entry = self.entry(task, split)
+            examples = Examples(self.folder / entry.file)
+            if len(examples) != entry.num_examples:
+                raise _damaged(self.folder / entry.file, f"{len(examples)} rows, expected {entry.num_examples}")
+            self._opened[key] = examples
+        return self._opened[key]
+
+    def lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Looks up how long all rows of a split are; maps all its files, once.
+
+        Args:
+          split: name of a split.
+
+        Returns:
+          Input and target lengths, int64 [rows of all tasks] each.
+
+        Raises:
+          UnknownNameError: if the store has no such split.
+          InputError: if a file is damaged.
+        """
+        if split not in self._lengths:
+            pairs = [self.examples(task, split).lengths() for task in self._tasks(split)]
+            self._lengths[split] = tuple(np.concatenate(lengths) for lengths in zip(*pairs, strict=True))
+        return self._lengths[split]
+
+    def tokenizer(self) -> Tokenizer:
+        """Loads the tokenizer that the store was made with.
+
+        Returns:
+          The tokenizer.
+
+        Raises:
+          InputError: if its files are missing or changed.
+        """
+        tokenizer = load_tokenizer(self.folder / TOKENIZER_FOLDER)
+        if tokenizer.fingerprint != self.manifest.vocabulary.fingerprint:
+            raise _damaged(self.folder / TOKENIZER_FOLDER, "not the vocabulary that the manifest names")
+        return tokenizer
+
+    def check(
+        self,
+        *,
+        vocabulary: Tokenizer | Vocabulary | None = None,
+        preprocessing: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Refuses the store if it was made with anything else than what is asked for.
+
+        Args:
+          vocabulary: what the model reads with; None if it does not matter.
+          preprocessing: what `tokenise.describe` returns; None if it does not matter.
+
+        Raises:
+          InputError: if something differs; names each field with both values.
+        """
+        check_made_with(self.folder, self.manifest, vocabulary, preprocessing)
+
+    def verify(self, progress: Callable[[int, int, str], None] | None = None) -> None:
+        """Reads every file and compares its checksum with the manifest's.
+
+        Args:
+          progress: called with (files done, files in all, file).
+
+        Raises:
+          InputError: if a file has changed; names it.
+        """
+        entries = [entry for tasks in self.manifest.splits.values() for entry in tasks.values()]
+        for number, entry in enumerate(entries, start=1):
+            self._check_size(entry)
+            with (self.folder / entry.file).open("rb") as content:
+                if hashlib.file_digest(content, "sha256").hexdigest() != entry.sha256:
+                    raise _damaged(self.folder / entry.file, "its checksum is not the manifest's")
+            if progress is not None:
+                progress(number, len(entries), entry.file)
+        self.tokenizer()
+
+    def _tasks(self, split: str) -> Mapping[str, Entry]:
+        if split not in self.manifest.splits:
+            raise unknown_name(f"split of token store {self.folder}", split, self.manifest.splits)
+        return self.manifest.splits[split]
+
+    def _check_size(self, entry: Entry) -> None:
+        try:
+            size = os.stat(self.folder / entry.file).st_size
+        except OSError as error:
+            raise _damaged(self.folder / entry.file, error.strerror or str(error)) from error
+        if size != entry.bytes:
+            raise _damaged(self.folder / entry.file, f"{size} bytes, expected {entry.bytes}")
+
+
+def check_made_with(
+    folder: Path,
+    manifest: Manifest,
+    vocabulary: Tokenizer | Vocabulary | None,
+    preprocessing: Mapping[str, Any] | None,
+) -> None:
+    """Compares a manifest with what is asked for, see `TokenStore.check`.
+
+    Args:
+      folder: the store, for the message.
+      manifest: what the store says about itself.
+      vocabulary: what is asked for; None if it does not matter.
+      preprocessing: what is asked for; None if it does not matter.
+
+    Raises:
+      InputError: if something differs; names each field with both values.
+    """
+    found: list[tuple[str, object, object]] = []
+    if vocabulary is not None:
+        asked = vocabulary if isinstance(vocabulary, Vocabulary) else Vocabulary.of(vocabulary)
+        found += differences(vars(manifest.vocabulary), vars(asked), "vocabulary")
+    if preprocessing is not None:
+        found += differences(manifest.preprocessing, preprocessing, "preprocessing")
+    if found:
+        text = "; ".join(f"{where} is {old!r}, asked for {new!r}" for where, old, new in found)
+        raise InputError(f"token store {folder} was made differently: {text}; cache into another folder")
+
+
+def _map_batch(file: Path) -> pa.RecordBatch:
+    try:
+        # The mapping outlives the closed file, so thousands of tasks need no open file each.
+        with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as reader:
+            if reader.num_record_batches != 1 or not reader.schema.equals(SCHEMA):
+                raise _damaged(file, "not one record batch of the expected columns")
+            return reader.get_batch(0)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _damaged(file, " ".join(str(error).split())) from error
+
+
+def _damaged(file: Path, reason: str) -> InputError:
+    return InputError(f"token store file {file} is damaged or missing ({reason}); make the store again")

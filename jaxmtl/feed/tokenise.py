@@ -1,0 +1,277 @@
+"""Task specs -> token store, without TensorFlow: prompt, tokenise, cut, write.
+
+`jaxmtl.data.cache` does the same through SeqIO pipelines and writes the same bytes.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxmtl.feed.store import TokenStore
+from jaxmtl.feed.writer import Rows, StoreWriter, existing_store
+from jaxmtl.tasks.fewshot import stable_hash
+from jaxmtl.tasks.prompts import Prompt
+from jaxmtl.tasks.spec import Demonstration, TaskSpec
+from jaxmtl.tokenizers import Tokenizer
+from jaxmtl.types import Example, InputError, unknown_name
+
+MAX_INPUT_TOKENS = 1024
+MAX_TARGET_TOKENS = 128
+
+Reference = Callable[[TaskSpec, Example], str]
+"""Chooses the text that an example is trained on among its references."""
+Progress = Callable[[int, int, str], None]
+"""Called with (task splits done, task splits in all, the one just done)."""
+
+
+def first_reference(task: TaskSpec, example: Example) -> str:
+    """Chooses the first reference."""
+    return example.targets[0]
+
+
+def seeded_reference(task: TaskSpec, example: Example, *, seed: int = 0) -> str:
+    """Chooses a reference by hash of (seed, task, example id).
+
+    Args:
+      task: the task.
+      example: the example.
+      seed: the draw's seed.
+
+    Returns:
+      One of the references.
+
+    Source: Tk-Instruct draws a reference anew each time; a store holds one for all epochs.
+    """
+    return example.targets[stable_hash(seed, task.name, "reference", example.id) % len(example.targets)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """All that turns an example into ids, but for the vocabulary.
+
+    Attributes:
+      prompt: (task, example, tokenizer=) -> input text.
+      reference: (task, example) -> target text.
+      max_input_tokens: inputs are cut to this many ids, special ones counted.
+      max_target_tokens: targets are cut to this many ids, special ones counted.
+
+    Raises:
+      InputError: if a limit is too small to hold a token and an end.
+    """
+
+    prompt: Prompt
+    reference: Reference = first_reference
+    max_input_tokens: int = MAX_INPUT_TOKENS
+    max_target_tokens: int = MAX_TARGET_TOKENS
+
+    def __post_init__(self) -> None:
+        for name in ("max_input_tokens", "max_target_tokens"):
+            if getattr(self, name) < 2:
+                raise InputError(f"{name} is {getattr(self, name)}; expected 2 or more")
+
+
+def cache_tasks(
+    tasks: Iterable[TaskSpec],
+    splits: Sequence[str],
+    folder: str | Path,
+    preprocessing: Preprocessing,
+    tokenizer: Tokenizer,
+    *,
+    progress: Progress | None = None,
+) -> TokenStore:
+    """Tokenises tasks into a token store; a store that holds the same already is opened instead.
+
+    Args:
+      tasks: the tasks; their order is the order of task ids.
+      splits: which splits; a task takes part in those that it has.
+      folder: the store to make.
+      preprocessing: how examples become ids.
+      tokenizer: the vocabulary.
+      progress: told after each task split.
+
+    Returns:
+      The store.
+
+    Raises:
+      InputError: if no task has one of the splits, a task has none of them, a split of a task is empty, two tasks
+        share a name, the folder holds something else, or the disk is full.
+    """
+    parts = task_splits(tasks, splits)
+    description = describe(preprocessing, tokenizer)
+    origins = {(task.name, split): origin(task, split) for task, split in parts}
+    store = existing_store(folder, tokenizer, description, origins)
+    if store is not None:
+        return store
+    with StoreWriter(folder, tokenizer, description) as writer:
+        for number, (task, split) in enumerate(parts, start=1):
+            key = origins[task.name, split]
+            if not writer.reuse(task.name, split, key):
+                rows = tokenise(task, split, preprocessing, tokenizer)
+                writer.add(task.name, split, rows, category=task.category, metric=task.metric, origin=key)
+            if progress is not None:
+                progress(number, len(parts), f"{task.name} {split}")
+        return writer.finish()
+
+
+def tokenise(task: TaskSpec, split: str, preprocessing: Preprocessing, tokenizer: Tokenizer) -> Rows:
+    """Tokenises one split of a task.
+
+    Args:
+      task: the task.
+      split: one of its splits.
+      preprocessing: how examples become ids.
+      tokenizer: the vocabulary.
+
+    Returns:
+      One row per example, in the split's order.
+
+    Raises:
+      InputError: if the task has no such split or a text cannot be tokenised.
+    """
+    examples = task.split(split)
+    inputs = tokenizer.encode_batch([preprocessing.prompt(task, one, tokenizer=tokenizer) for one in examples])
+    targets = tokenizer.encode_batch([preprocessing.reference(task, one) for one in examples])
+    end = tokenizer.eos_token_id
+    return Rows(
+        ids=[example.id for example in examples],
+        inputs=[cut(ids, preprocessing.max_input_tokens, end) for ids in inputs],
+        targets=[cut(ids, preprocessing.max_target_tokens, end) for ids in targets],
+        references=[example.targets for example in examples],
+    )
+
+
+def cut(ids: list[int], limit: int, end: int) -> list[int]:
+    """Shortens ids that are too many, keeping the end-of-text id if they had one.
+
+    Args:
+      ids: token ids.
+      limit: most ids that may stay, 2 or more.
+      end: the end-of-text id.
+
+    Returns:
+      The ids themselves if they fit, else the first `limit - 1` and the end (or the first `limit`).
+    """
+    if len(ids) <= limit:
+        return ids
+    return [*ids[: limit - 1], end] if ids[-1] == end else ids[:limit]
+
+
+def task_splits(tasks: Iterable[TaskSpec], splits: Sequence[str]) -> list[tuple[TaskSpec, str]]:
+    """Pairs tasks with those of the splits that they have.
+
+    Args:
+      tasks: the tasks.
+      splits: the splits that are asked for.
+
+    Returns:
+      (task, split), all tasks of the first split first.
+
+    Raises:
+      InputError: if something asked for would be left out silently, see `cache_tasks`.
+    """
+    tasks = list(tasks)
+    names: set[str] = set()
+    for task in tasks:
+        if task.name in names:
+            raise InputError(f"two tasks are called {task.name!r}; rename one")
+        names.add(task.name)
+        if not set(splits) & set(task.splits):
+            raise unknown_name(f"split of task {task.name}", ", ".join(splits), task.splits)
+    parts = [(task, split) for split in dict.fromkeys(splits) for task in tasks if split in task.splits]
+    for split in splits:
+        if not any(split == found for _, found in parts):
+            raise unknown_name("split", split, {name for task in tasks for name in task.splits})
+    for task, split in parts:
+        if not task.splits[split]:
+            raise InputError(f"task {task.name}: split {split!r} is empty; leave out the split or the task")
+    return parts
+
+
+def origin(task: TaskSpec, split: str) -> str:
+    """Hashes everything of a task that its rows may depend on.
+
+    Args:
+      task: the task.
+      split: one of its splits.
+
+    Returns:
+      SHA-256, hex.
+    """
+    head = dataclasses.replace(task, examples=(), splits={}, metadata={})
+    text = json.dumps([dataclasses.asdict(head), [dataclasses.astuple(one) for one in task.split(split)]])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def describe(preprocessing: Preprocessing, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Describes a preprocessing so that two that differ are told apart.
+
+    Names and bound arguments say what differs. They cannot see settings that a config system binds out of sight, so
+    the hash of what the prompt makes of fixed examples is part of the description.
+
+    Args:
+      preprocessing: how examples become ids.
+      tokenizer: the vocabulary.
+
+    Returns:
+      JSON values.
+    """
+    prompts = [preprocessing.prompt(_PROBE, example, tokenizer=tokenizer) for example in _PROBE.examples]
+    references = [preprocessing.reference(_PROBE, example) for example in _PROBE.examples]
+    return {
+        "prompt": _describe_function(preprocessing.prompt),
+        "reference": _describe_function(preprocessing.reference),
+        "max_input_tokens": preprocessing.max_input_tokens,
+        "max_target_tokens": preprocessing.max_target_tokens,
+        "probe": hashlib.sha256(json.dumps([prompts, references]).encode()).hexdigest()[:16],
+    }
+
+
+def _describe_function(function: Callable[..., Any]) -> dict[str, Any]:
+    bound: dict[str, Any] = {}
+    inner: Any = function
+    while isinstance(inner, functools.partial):
+        bound = {**inner.keywords, **bound}
+        inner = inner.func
+    parameters = inspect.signature(inner).parameters.values()
+    defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
+    arguments = {name: _plain(value) for name, value in sorted({**defaults, **bound}.items()) if name != "tokenizer"}
+    return {"name": getattr(inner, "__qualname__", type(inner).__qualname__), "arguments": arguments}
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return _describe_function(value) if callable(value) else repr(value)
+
+
+def _probe() -> TaskSpec:
+    demos = [
+        [
+            Demonstration(inputs=f"{kind} question {k}", output=f"{kind} answer {k}", explanation=f"Because {k}.")
+            for k in range(5)
+        ]
+        for kind in ("good", "bad")
+    ]
+    texts = ["short question", "long question " + " ".join(f"word{k}" for k in range(1000))]
+    examples = tuple(
+        Example(id=f"e{k}", inputs=texts[k % 7 == 6], targets=(f"one {k}", f"two {k}", f"three {k}")) for k in range(14)
+    )
+    return TaskSpec(
+        name="task040_probe_text",
+        category="Probe",
+        definition="Answer the question.",
+        examples=examples,
+        positive=tuple(demos[0]),
+        negative=tuple(demos[1]),
+        splits={"train": tuple(range(14))},
+    )
+
+
+_PROBE = _probe()
