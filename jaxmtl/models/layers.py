@@ -1,6 +1,6 @@
 """Layers that all families share: dense, embedding, RMS norm, relative position bias, dropout shared along length.
 
-Letters in names and shapes: B batch, T query length, S key length, D embed, H heads, K head width, F mlp width, V vocab.
+Letters in shapes: B batch, T query length, S key length, D embed, H heads, K head width, F mlp width, V vocab.
 """
 
 import math
