@@ -136,7 +136,7 @@ def mesh_of(params: Any) -> Mesh | None:
 
 
 def padded_rows(count: int, batch_size: int, mesh: Mesh | None) -> int:
-    """Rounds a number of rows up to a power of two (at most the batch size), then to a multiple of the mesh's shards."""
+    """Rounds rows up to a power of two (at most the batch size), then to a multiple of the mesh's shards."""
     rows = min(1 << (count - 1).bit_length(), batch_size)
     shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     return -(-rows // shards) * shards

@@ -167,9 +167,9 @@ def _batches(inputs: Sequence[Ids], choices: Sequence[Sequence[Ids]], batch_size
         groups.setdefault(_choice_bucket(len(ids)), []).append(row)
     batches = []
     for members in groups.values():
-        key = lambda row: (requests.bucket(len(inputs[row])), max(map(len, choices[row])), len(inputs[row]))
-        members = np.array(members)
-        batches += [members[index] for index in requests.plan([key(row) for row in members], batch_size)]
+        lengths = [(len(inputs[row]), max(map(len, choices[row]))) for row in members]
+        keys = [(requests.bucket(source), target, source) for source, target in lengths]
+        batches += [np.array(members)[index] for index in requests.plan(keys, batch_size)]
     return batches
 
 
@@ -206,7 +206,7 @@ def encode(module: nn.Module, params: Any, inputs: jax.Array) -> tuple[jax.Array
 
 @functools.partial(jax.jit, static_argnums=0)
 def _nll(module: nn.Module, params: Any, encoded: jax.Array, mask: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns the NLL float32 [B, C, T] of targets [B, C, T]; under `vmap`, what depends on the input is computed once."""
+    """Returns float32 [B, C, T] of targets [B, C, T]; `vmap` computes what depends on the input alone only once."""
 
     def one_choice(targets: jax.Array) -> jax.Array:
         decoder_inputs = shift_right(targets, module.config.decoder_start_id)

@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxmtl.feed.writer import Rows, StoreWriter
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import T5Config
 from jaxmtl.tokenizers import train_sentencepiece
@@ -41,3 +42,29 @@ def pretrained(tokenizer):
     tokens = jnp.ones((1, 4), jnp.int32)
     params = jax.jit(module.init)(jax.random.key(0), tokens, tokens)["params"]
     return Pretrained(config=config, module=module, params=nn.unbox(params), tokenizer=tokenizer)
+
+
+TASKS = {
+    "task1_colour": (
+        "Word Analogy",
+        [("name the colour of the sky", ["blue"]), ("the hill", ["green", "a green hill"])],
+    ),
+    "task2_wet": ("Textual Entailment", [("is water wet?", ["yes"]), ("is the dog wet?", ["no"]), ("is it?", ["yes"])]),
+    "task3_count": ("Title Generation", [("count the birds " * 3, ["one two three"])]),
+}
+
+
+@pytest.fixture(scope="session")
+def store(tokenizer, tmp_path_factory):
+    """Three tasks of three categories, made with the writer that all stores are made with."""
+    folder = tmp_path_factory.mktemp("store") / "store"
+    with StoreWriter(folder, tokenizer, {"prompt": "bare"}) as writer:
+        for name, (category, examples) in TASKS.items():
+            rows = Rows(
+                ids=[f"{name}-{number}" for number in range(len(examples))],
+                inputs=[tokenizer.encode(text) for text, _ in examples],
+                targets=[tokenizer.encode(references[0]) for _, references in examples],
+                references=[references for _, references in examples],
+            )
+            writer.add(name, "test", rows, category=category, metric="rouge_l", origin=name)
+        return writer.finish()

@@ -1,0 +1,150 @@
+"""Result files that are either whole or not there: predictions, scores and records as JSON."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxmtl.types import InputError, Record
+
+PREDICTIONS = "predictions"
+SCORES = "scores.json"
+RECORDS = "records.jsonl"
+
+
+def write_whole(path: pathlib.Path, content: str | bytes) -> None:
+    """Writes a file so that a reader, a crash or a full disk never sees half of it.
+
+    Args:
+      path: file to write or replace; its folder is made if missing.
+      content: text (written as UTF-8) or bytes.
+
+    Raises:
+      InputError: if it cannot be written; nothing is left behind then.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(partial, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if partial.is_file():
+            partial.unlink()
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or check rights"
+        ) from error
+
+
+def prediction_file(run_dir: str | os.PathLike, task: str) -> pathlib.Path:
+    """Returns where a task's predictions lie."""
+    return pathlib.Path(run_dir) / PREDICTIONS / f"{task}.jsonl"
+
+
+def write_rows(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes JSON lines whole, see `write_whole`.
+
+    Args:
+      path: file to write.
+      rows: one JSON object each.
+    """
+    write_whole(path, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
+
+
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Reads JSON lines.
+
+    Args:
+      path: a file that `write_rows` wrote.
+
+    Returns:
+      The objects.
+
+    Raises:
+      InputError: if it cannot be read or a line is no JSON object; names the line.
+    """
+    rows = []
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path}, line {number}: no JSON ({error}); delete the file and evaluate again") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{path}, line {number}: a {type(row).__name__}, expected a JSON object; evaluate again")
+        rows.append(row)
+    return rows
+
+
+def read_records(path: pathlib.Path) -> list[Record]:
+    """Reads records.
+
+    Args:
+      path: a file that `append_records` wrote.
+
+    Returns:
+      The records, in file order.
+
+    Raises:
+      InputError: if it cannot be read or a line is no record; names the line.
+    """
+    records = []
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            records.append(Record.from_json(line))
+        except InputError as error:
+            raise InputError(f"{path}, line {number}: {error}; delete this line and evaluate again") from error
+    return records
+
+
+def append_records(path: pathlib.Path, records: Sequence[Record]) -> None:
+    """Adds records to a file, but none that it holds already, so that a resumed evaluation repeats nothing.
+
+    Args:
+      path: the file; made if missing. A last line without its end, left by a crash, is replaced.
+      records: what to add.
+
+    Raises:
+      InputError: if the file cannot be read or written, or holds something else.
+    """
+    complete = _drop_unfinished_line(path)
+    known = {_identity(record) for record in read_records(path)} if complete else set()
+    lines = "".join(record.to_json() + "\n" for record in records if _identity(record) not in known)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or check rights"
+        ) from error
+
+
+def _lines(path: pathlib.Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run `jaxmtl evaluate` first") from error
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def _identity(record: Record) -> tuple:
+    return (
+        *(record.study, record.run, record.seed, record.step, record.task, record.metric, record.n),
+        *(record.config_hash, record.weights_hash),
+    )
+
+
+def _drop_unfinished_line(path: pathlib.Path) -> bool:
+    """Cuts off what follows the last line break; returns whether anything is left."""
+    if not path.is_file():
+        return False
+    with open(path, "rb+") as file:
+        content = file.read()
+        end = content.rfind(b"\n") + 1
+        file.truncate(end)
+    return end > 0

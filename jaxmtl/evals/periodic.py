@@ -1,0 +1,81 @@
+"""Evaluation during training: every so many steps, generate for a split and give its scores to the training loop."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from jaxmtl.evals.requests import BATCH_SIZE
+from jaxmtl.evals.runner import Labels, Progress, evaluate
+from jaxmtl.feed.store import TokenStore
+from jaxmtl.tasks import metrics as text_metrics
+from jaxmtl.types import InputError
+from jaxmtl.weights import Pretrained
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GenerationEvaluation:
+    """Scores generated texts of a split, and the NLL of its targets, from time to time.
+
+    Attributes:
+      name: first part of the metrics' names.
+      every: number of optimiser steps between two evaluations.
+      pretrained: the model; its parameters are replaced by those of the step.
+      store: the tokenised examples.
+      split: split to score.
+      run_dir: where predictions, scores and records are written.
+      tasks: names of tasks; all of the split if None.
+      max_tokens: most tokens of a generated text.
+      batch_size: examples computed at once.
+      max_examples: most examples of each task; all if None.
+      labels: what the records say about the run; the step is filled in.
+      progress: told after each batch how far it is.
+
+    Raises:
+      InputError: if `every` is below 1.
+    """
+
+    name: str = "test"
+    every: int
+    pretrained: Pretrained
+    store: TokenStore
+    split: str = "test"
+    run_dir: str | os.PathLike
+    tasks: Sequence[str] | None = None
+    max_tokens: int = 128
+    batch_size: int = BATCH_SIZE
+    max_examples: int | None = None
+    labels: Labels = Labels()
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InputError(f"evaluation {self.name!r}: every is {self.every}; expected at least 1 step")
+
+    def run(self, params: Any, step: int) -> dict[str, float]:
+        """Scores the weights of one step.
+
+        Args:
+          params: parameter tree of the model.
+          step: optimiser step the parameters were taken at.
+
+        Returns:
+          "NAME/METRIC" to the mean over all examples: text metrics in percent, "NAME/nll" in nats per target token.
+
+        Raises:
+          InputError: as `runner.evaluate`.
+        """
+        scores = evaluate(
+            dataclasses.replace(self.pretrained, params=params),
+            self.store,
+            self.split,
+            self.run_dir,
+            tasks=self.tasks,
+            max_tokens=self.max_tokens,
+            batch_size=self.batch_size,
+            max_examples=self.max_examples,
+            labels=dataclasses.replace(self.labels, step=step),
+            progress=self.progress,
+        )
+        means = text_metrics.overall(scores.values()).metrics
+        return {f"{self.name}/{metric}": value for metric, value in means.items()}

@@ -1,0 +1,164 @@
+"""The predictions of a task: one JSON object for each example, with the key of what made it."""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxmtl.evals import files
+from jaxmtl.evals.generation import decode_texts, generate_ids
+from jaxmtl.evals.requests import OnBatch
+from jaxmtl.evals.scoring import token_losses
+from jaxmtl.evals.summary import NLL
+from jaxmtl.feed.store import Examples
+from jaxmtl.tasks import metrics as text_metrics
+from jaxmtl.types import InputError, Scores
+from jaxmtl.weights import Pretrained
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Work:
+    """What is to be done for one task.
+
+    Attributes:
+      name: the task's name.
+      category: the task's category.
+      examples: the task's examples; the first `count` are taken.
+      count: number of examples.
+      key: hash of all that decides the predictions.
+    """
+
+    name: str
+    category: str
+    examples: Examples
+    count: int
+    key: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Method:
+    """How predictions are made.
+
+    Attributes:
+      decoding: a key of `generation.METHODS`.
+      max_tokens: most tokens of a generated text.
+      metrics: names of text metrics.
+      batch_size: examples computed at once.
+    """
+
+    decoding: str
+    max_tokens: int
+    metrics: tuple[str, ...]
+    batch_size: int
+
+
+def predict(
+    pretrained: Pretrained, chunk: Sequence[Work], how: Method, stage: Callable[[str], OnBatch]
+) -> dict[str, list[Row]]:
+    """Scores and decodes the examples of several tasks together.
+
+    Args:
+      pretrained: the model, with a tokenizer.
+      chunk: the tasks.
+      how: decoding, metrics and batch size.
+      stage: gives for "score" and "generate" what is told after each batch how many examples it finished.
+
+    Returns:
+      Task name to its rows: key, id, inputs (the prompt's text), prediction, references, the metrics (0 ... 1), nll
+      (nats per target token), num_target_tokens, num_generated_tokens.
+
+    Raises:
+      InputError: if an NLL is not finite; names task and example.
+    """
+    inputs, targets = [], []
+    for work in chunk:
+        some_inputs, some_targets = work.examples.rows(range(work.count))
+        inputs += some_inputs
+        targets += some_targets
+    losses = token_losses(pretrained, inputs, targets, batch_size=how.batch_size, on_batch=stage("score"))
+    generated = generate_ids(
+        pretrained,
+        inputs,
+        max_tokens=how.max_tokens,
+        method=how.decoding,
+        batch_size=how.batch_size,
+        on_batch=stage("generate"),
+    )
+    columns = dict(
+        inputs=decode_texts(pretrained, inputs),
+        prediction=decode_texts(pretrained, generated),
+        nll=[float(np.mean(row, dtype=np.float64)) for row in losses],
+        num_target_tokens=[len(row) for row in targets],
+        num_generated_tokens=[len(row) for row in generated],
+    )
+    rows, start = {}, 0
+    for work in chunk:
+        end = start + work.count
+        rows[work.name] = _rows(work, {name: column[start:end] for name, column in columns.items()}, how.metrics)
+        start = end
+    return rows
+
+
+def means(work: Work, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Scores:
+    """Averages a task's rows.
+
+    Args:
+      work: the task.
+      rows: its prediction rows.
+      metrics: names of text metrics in the rows.
+
+    Returns:
+      Text metrics in percent, "nll" in nats per target token.
+    """
+    scores = text_metrics.task_scores(work.name, work.category, {name: [row[name] for row in rows] for name in metrics})
+    nll = float(np.mean([row[NLL] for row in rows], dtype=np.float64))
+    return dataclasses.replace(scores, metrics={**scores.metrics, NLL: nll})
+
+
+def finished(run_dir: str | os.PathLike, work: Work, metrics: Sequence[str]) -> Scores | None:
+    """Looks for predictions that need not be made again.
+
+    Args:
+      run_dir: the run folder.
+      work: the task.
+      metrics: names of text metrics.
+
+    Returns:
+      The task's scores; None if there are no predictions, or they are damaged or made in another way.
+    """
+    path = files.prediction_file(run_dir, work.name)
+    if not path.is_file():
+        return None
+    try:
+        rows = files.read_rows(path)
+        same = len(rows) == work.count and all(row["key"] == work.key for row in rows)
+        return means(work, rows, metrics) if same else None
+    except (InputError, KeyError, TypeError):
+        return None  # damaged by hand, since it is only written whole: computed again
+
+
+def _rows(work: Work, columns: Mapping[str, Sequence[Any]], metrics: Sequence[str]) -> list[Row]:
+    ids, references = work.examples.ids[: work.count], work.examples.references[: work.count]
+    values = text_metrics.score(columns["prediction"], references, metrics)
+    for example, nll in zip(ids, columns[NLL], strict=True):
+        if not np.isfinite(nll):
+            raise InputError(
+                f"task {work.name}, example {example!r}: the NLL is {nll}; the weights hold values that are not finite"
+                " or too large: evaluate an earlier checkpoint"
+            )
+    return [
+        dict(
+            key=work.key,
+            id=ids[row],
+            inputs=columns["inputs"][row],
+            prediction=columns["prediction"][row],
+            references=references[row],
+            **{name: float(values[name][row]) for name in metrics},
+            **{name: columns[name][row] for name in (NLL, "num_target_tokens", "num_generated_tokens")},
+        )
+        for row in range(work.count)
+    ]

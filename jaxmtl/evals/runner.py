@@ -1,0 +1,186 @@
+"""Scores a model on the tasks of a token store: NLL, generated texts and their metrics, per task and category.
+
+Examples of all tasks are flattened, so that different tasks share a batch; a task's predictions are written as soon as
+all of its examples are done, and a restart skips what is finished: same task, same examples, same weights, same way of
+decoding. `scores.json` and `records.jsonl` are made from the predictions at the end.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxmtl.evals import files, predictions, summary
+from jaxmtl.evals.fingerprint import weights_hash
+from jaxmtl.evals.predictions import Method, Work
+from jaxmtl.evals.requests import BATCH_SIZE
+from jaxmtl.evals.summary import NLL, Labels
+from jaxmtl.feed.store import TokenStore
+from jaxmtl.tasks.metrics import METRICS
+from jaxmtl.tasks.spec import check_task_name
+from jaxmtl.types import InputError, Scores, unknown_name
+from jaxmtl.weights import Pretrained
+
+VERSION = 1
+"""Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""
+Progress = Callable[[int, int, str], None]
+"""Called with (requests done, requests in all, what is being done); an example is two requests: score and generate."""
+
+
+def evaluate(
+    pretrained: Pretrained,
+    store: TokenStore,
+    split: str,
+    run_dir: str | os.PathLike,
+    *,
+    tasks: Sequence[str] | None = None,
+    metrics: Sequence[str] = tuple(METRICS),
+    method: str = "greedy",
+    max_tokens: int = 128,
+    batch_size: int = BATCH_SIZE,
+    chunk_size: int = 512,
+    max_examples: int | None = None,
+    labels: Labels | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Scores]:
+    """Scores tasks and writes predictions/TASK.jsonl, scores.json and records.jsonl into the run folder.
+
+    Args:
+      pretrained: the model; without a tokenizer the store's is used.
+      store: the tokenised examples.
+      split: split to score.
+      run_dir: where to write; what it holds of the same evaluation is not computed again.
+      tasks: names of tasks; all tasks of the split if None.
+      metrics: names of text metrics, keys of `tasks.metrics.METRICS`.
+      method: how texts are generated, a key of `generation.METHODS`.
+      max_tokens: most tokens of a generated text.
+      batch_size: examples computed at once; no score depends on it.
+      chunk_size: tasks are taken together until they have this many examples; then their predictions are written.
+      max_examples: scores only the first examples of each task; all if None.
+      labels: what the records say about the run; nothing but the folder's name if None.
+      progress: told after each batch how far it is.
+
+    Returns:
+      Task name to its scores: text metrics as means over examples in percent, "nll" as mean over examples of the nats
+      per target token (of the store's target, end token included).
+
+    Raises:
+      InputError: if a task has no example in the split, the store was made with another vocabulary, the weights give
+        no finite NLL, or a file cannot be written.
+      UnknownNameError: if there is no such split, task, metric or method.
+    """
+    run_dir, labels = pathlib.Path(run_dir), labels or Labels()
+    labels = dataclasses.replace(labels, run=labels.run or run_dir.resolve().name)
+    pretrained = _with_tokenizer(pretrained, store)
+    how = Method(decoding=method, max_tokens=max_tokens, metrics=_known(metrics), batch_size=batch_size)
+    weights = weights_hash(pretrained.params)
+    settings = dict(split=split, decoding=method, max_tokens=max_tokens, metrics=how.metrics, weights_hash=weights)
+    work = _plan(store, split, tasks, max_examples, settings)
+    scores = _agree({task.name: predictions.finished(run_dir, task, how.metrics) for task in work}, work, how.metrics)
+    left = [task for task in work if task.name not in scores]
+    count = _Counter(2 * sum(task.count for task in left), progress)
+    for chunk in _chunks(left, chunk_size):
+        rows = predictions.predict(pretrained, chunk, how, count.stage)
+        for task in chunk:
+            if jax.process_index() == 0:
+                files.write_rows(files.prediction_file(run_dir, task.name), rows[task.name])
+            scores[task.name] = predictions.means(task, rows[task.name], how.metrics)
+    scores = {task.name: scores[task.name] for task in work}
+    if jax.process_index() == 0:
+        files.write_whole(run_dir / files.SCORES, summary.scores_json(scores, settings, labels))
+        files.append_records(run_dir / files.RECORDS, summary.records(scores, labels, weights))
+    return scores
+
+
+def _with_tokenizer(pretrained: Pretrained, store: TokenStore) -> Pretrained:
+    store.check(vocabulary=pretrained.tokenizer)
+    if pretrained.tokenizer is not None:
+        return pretrained
+    return dataclasses.replace(pretrained, tokenizer=store.tokenizer())
+
+
+def _known(metrics: Sequence[str]) -> tuple[str, ...]:
+    for metric in metrics:
+        if metric not in METRICS:
+            raise unknown_name("metric", metric, METRICS)
+    if not metrics:
+        raise InputError(f"no metric to compute; expected some of {', '.join(METRICS)}")
+    return tuple(dict.fromkeys(metrics))
+
+
+def _plan(
+    store: TokenStore, split: str, names: Sequence[str] | None, max_examples: int | None, settings: Mapping[str, Any]
+) -> list[Work]:
+    """Lists the tasks; finds what is wrong with any of them before the first is computed."""
+    names = store.task_names(split) if names is None else list(dict.fromkeys(names))
+    if not names:
+        raise InputError(f"split {split!r} of token store {store.folder}: no task to evaluate; expected at least one")
+    if max_examples is not None and max_examples < 1:
+        raise InputError(f"max_examples is {max_examples}; expected at least 1, or None for all")
+    vocabulary = store.manifest.vocabulary.fingerprint
+    work = []
+    for name in names:
+        entry = store.entry(name, split)
+        check_task_name(name, f"token store {store.folder}")
+        if entry.num_examples == 0:
+            raise InputError(f"task {name}: split {split!r} is empty; leave the task out or cache examples for it")
+        count = min(entry.num_examples, max_examples or entry.num_examples)
+        identity = dict(settings, version=VERSION, task=name, examples=entry.sha256, count=count, vocabulary=vocabulary)
+        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        examples = store.examples(name, split)
+        work.append(Work(name=name, category=entry.category, examples=examples, count=count, key=key))
+    return work
+
+
+def _agree(found: Mapping[str, Scores | None], work: Sequence[Work], metrics: Sequence[str]) -> dict[str, Scores]:
+    """Drops tasks without scores; of many hosts all take what the first one found, so that all do the same work."""
+    if jax.process_count() == 1:
+        return {name: scores for name, scores in found.items() if scores is not None}
+    columns = (*metrics, NLL)
+    table = np.zeros((len(work), 1 + len(columns)), np.float64)
+    for row, scores in zip(table, found.values(), strict=True):
+        if scores is not None:
+            row[:] = [scores.n, *(scores.metrics[name] for name in columns)]
+    # Sent as 32-bit words: JAX would round float64.
+    words = np.asarray(multihost_utils.broadcast_one_to_all(table.view(np.uint32)), np.uint32)
+    agreed = {}
+    for task, (n, *values) in zip(work, words.view(np.float64).tolist(), strict=True):
+        if n:
+            means = dict(zip(columns, values, strict=True))
+            agreed[task.name] = Scores(task=task.name, category=task.category, n=int(n), metrics=means)
+    return agreed
+
+
+def _chunks(work: Sequence[Work], chunk_size: int) -> Iterator[list[Work]]:
+    chunk: list[Work] = []
+    for task in work:
+        chunk.append(task)
+        if sum(member.count for member in chunk) >= chunk_size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+class _Counter:
+    """Counts the requests of all batches together and passes the sum on."""
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self.done, self.total, self.progress = 0, total, progress
+
+    def stage(self, text: str) -> Callable[[int], None]:
+        """Returns a function that counts the batches of one stage."""
+
+        def add(requests: int) -> None:
+            self.done += requests
+            if self.progress is not None:
+                self.progress(self.done, self.total, text)
+
+        return add
