@@ -18,7 +18,7 @@ class GenerationEvaluation:
     """Scores generated texts of a split, and the NLL of its targets, from time to time.
 
     Attributes:
-      name: first part of the metrics' names.
+      name: prefix that the training loop puts before the metrics' names.
       every: number of optimiser steps between two evaluations.
       pretrained: the model; its parameters are replaced by those of the step.
       store: the tokenised examples.
@@ -60,7 +60,7 @@ class GenerationEvaluation:
           step: optimiser step the parameters were taken at.
 
         Returns:
-          "NAME/METRIC" to the mean over all examples: text metrics in percent, "NAME/nll" in nats per target token.
+          Metric name to the mean over all examples: text metrics in percent, "nll" in nats per target token.
 
         Raises:
           InputError: as `runner.evaluate`.
@@ -77,5 +77,4 @@ class GenerationEvaluation:
             labels=dataclasses.replace(self.labels, step=step),
             progress=self.progress,
         )
-        means = text_metrics.overall(scores.values()).metrics
-        return {f"{self.name}/{metric}": value for metric, value in means.items()}
+        return dict(text_metrics.overall(scores.values()).metrics)

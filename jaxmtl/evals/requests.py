@@ -130,7 +130,7 @@ def mesh_of(params: Any) -> Mesh | None:
     """Returns the mesh that parameters are spread over, None if they are on one device."""
     for leaf in jax.tree.leaves(params):
         sharding = getattr(leaf, "sharding", None)
-        if isinstance(sharding, NamedSharding):
+        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
             return sharding.mesh
     return None
 

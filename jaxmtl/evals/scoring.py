@@ -201,7 +201,8 @@ def _pad_choices(choices: list[Sequence[Ids]], num_rows: int, pad_id: int) -> np
 def encode(module: nn.Module, params: Any, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Encodes int32 [B, S] to states [B, S, D], with the mask bool [B, S] of what is not padding."""
     mask = inputs != module.config.pad_id
-    return module.apply({"params": params}, inputs, mask, method="encode"), mask
+    states: Any = module.apply({"params": params}, inputs, mask, method="encode")
+    return states, mask
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -210,7 +211,7 @@ def _nll(module: nn.Module, params: Any, encoded: jax.Array, mask: jax.Array, ta
 
     def one_choice(targets: jax.Array) -> jax.Array:
         decoder_inputs = shift_right(targets, module.config.decoder_start_id)
-        logits = module.apply({"params": params}, decoder_inputs, encoded, mask, method="decode")
+        logits: Any = module.apply({"params": params}, decoder_inputs, encoded, mask, method="decode")
         picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
         return jax.nn.logsumexp(logits, axis=-1) - picked
 

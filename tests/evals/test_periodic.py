@@ -13,13 +13,13 @@ def test_weights_of_the_step_are_scored_and_recorded(pretrained, store, tmp_path
     )
     params = jax.tree.map(lambda leaf: leaf * 0.5, pretrained.params)
     first, second = evaluation.run(pretrained.params, 0), evaluation.run(params, 5)
-    assert set(first) == {"test/rouge_l", "test/exact_match", "test/nll"}
-    assert first["test/nll"] != second["test/nll"]
+    assert set(first) == {"rouge_l", "exact_match", "nll"}
+    assert first["nll"] != second["nll"]
     records = files.read_records(tmp_path / "a" / "records.jsonl")
     assert {(record.step, record.seed) for record in records} == {(0, 4), (5, 4)}
     alone = runner.evaluate(pretrained, store, "test", tmp_path / "b", max_tokens=2)
     total = sum(scores.n * scores.metrics["nll"] for scores in alone.values())
-    assert first["test/nll"] == pytest.approx(total / 6)
+    assert first["nll"] == pytest.approx(total / 6)
 
 
 def test_every_must_be_positive(pretrained, store, tmp_path):
