@@ -1,1 +1,1 @@
-"""SeqIO tasks, mixtures and caching: the only folder that imports TensorFlow."""
+"""SeqIO tasks and mixtures over task specs, and their way into a token store. The only part that imports TensorFlow."""

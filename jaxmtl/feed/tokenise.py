@@ -101,8 +101,37 @@ def cache_tasks(
       InputError: if no task has one of the splits, a task has none of them, a split of a task is empty, two tasks
         share a name, the folder holds something else, or the disk is full.
     """
-    parts = task_splits(tasks, splits)
-    description = describe(preprocessing, tokenizer)
+    make_rows = functools.partial(tokenise, preprocessing=preprocessing, tokenizer=tokenizer)
+    return cache_rows(
+        task_splits(tasks, splits), make_rows, folder, describe(preprocessing, tokenizer), tokenizer, progress=progress
+    )
+
+
+def cache_rows(
+    parts: Sequence[tuple[TaskSpec, str]],
+    make_rows: Callable[[TaskSpec, str], Rows],
+    folder: str | Path,
+    description: dict[str, Any],
+    tokenizer: Tokenizer,
+    *,
+    progress: Progress | None = None,
+) -> TokenStore:
+    """Writes tokenised task splits into a store, those that an earlier, stopped run has finished excepted.
+
+    Args:
+      parts: (task, split), in the order of the store.
+      make_rows: (task, split) -> its rows.
+      folder: the store to make.
+      description: what `describe` returns.
+      tokenizer: the vocabulary.
+      progress: told after each task split.
+
+    Returns:
+      The store; an existing one that holds the same already.
+
+    Raises:
+      InputError: if the folder holds something else, or the disk is full.
+    """
     origins = {(task.name, split): origin(task, split) for task, split in parts}
     store = existing_store(folder, tokenizer, description, origins)
     if store is not None:
@@ -111,7 +140,7 @@ def cache_tasks(
         for number, (task, split) in enumerate(parts, start=1):
             key = origins[task.name, split]
             if not writer.reuse(task.name, split, key):
-                rows = tokenise(task, split, preprocessing, tokenizer)
+                rows = make_rows(task, split)
                 writer.add(task.name, split, rows, category=task.category, metric=task.metric, origin=key)
             if progress is not None:
                 progress(number, len(parts), f"{task.name} {split}")
@@ -140,9 +169,14 @@ def tokenise(task: TaskSpec, split: str, preprocessing: Preprocessing, tokenizer
     return Rows(
         ids=[example.id for example in examples],
         inputs=[cut(ids, preprocessing.max_input_tokens, end) for ids in inputs],
-        targets=[cut(ids, preprocessing.max_target_tokens, end) for ids in targets],
+        targets=[cut(ended(ids, end), preprocessing.max_target_tokens, end) for ids in targets],
         references=[example.targets for example in examples],
     )
+
+
+def ended(ids: list[int], end: int) -> list[int]:
+    """Adds the end-of-text id if the tokenizer did not (GPT-2's does not): a model must learn where targets end."""
+    return ids if ids[-1:] == [end] else [*ids, end]
 
 
 def cut(ids: list[int], limit: int, end: int) -> list[int]:
