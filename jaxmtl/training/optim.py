@@ -1,7 +1,7 @@
 """Optimisers: AdamW and Adafactor over optax, aware that some leaves stack all layers along their first axis.
 
-An optimiser here is a function of (learning-rate schedule, `stacked`) that gives an optax transformation. `stacked` is a
-tree like the parameters with True on leaves whose first axis counts layers: such a leaf is L matrices, not one
+An optimiser here is a function of (learning-rate schedule, `stacked`) that gives an optax transformation. `stacked` is
+a tree like the parameters with True on leaves whose first axis counts layers: such a leaf is L matrices, not one
 three-dimensional array, which matters to Adafactor's factors and to which leaves are decayed.
 """
 

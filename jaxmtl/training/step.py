@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmtl.training.objectives import Objective, RowSums
 from jaxmtl.training.state import Plan, TrainState
+from jaxmtl.types import InputError
 
 
 @flax.struct.dataclass
@@ -128,6 +129,12 @@ def train_step(
 
 def _split(batch: Mapping[str, jax.Array], num_parts: int, plan: Plan) -> dict[str, jax.Array]:
     """Cuts [B, ...] into [M, B/M, ...]: part m takes every M-th row from m, so that no row changes its device."""
+    rows, devices = batch["inputs"].shape[0], plan.mesh.shape["data"] * plan.mesh.shape["fsdp"]
+    if rows % (num_parts * devices):
+        raise InputError(
+            f"a batch of {rows} rows does not split into {num_parts} microbatches on {devices} data and fsdp devices;"
+            " choose a batch size that their product divides"
+        )
     sharding = NamedSharding(plan.mesh, PartitionSpec(None, ("data", "fsdp")))
 
     def split(field: jax.Array) -> jax.Array:

@@ -1,0 +1,279 @@
+"""Checkpoints of a run, and the order in which a run finds its beginning.
+
+`RUN/checkpoints/STEP/` holds three items: `params` (the parameter tree), `optimizer` (its state) and `progress` (JSON:
+step, stream state, dropout key, metric sums, early stopping). Orbax writes each step beside its place and renames it at
+the end, so a folder named by a number is always whole. The best step is named in the newest checkpoint's progress.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxmtl.types import InputError
+
+FOLDER = "checkpoints"
+PARAMS, OPTIMIZER, PROGRESS = "params", "optimizer", "progress"
+SPARE_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointPolicy:
+    """When to save and what to keep.
+
+    Attributes:
+      every: steps between checkpoints; the last step is always saved.
+      keep: number of newest checkpoints kept; the best one is kept besides.
+    """
+
+    every: int = 1000
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        """Refuses counts below 1."""
+        if min(self.every, self.keep) < 1:
+            raise InputError(f"checkpoints: every={self.every}, keep={self.keep}; expected both to be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+      source: what was found, for humans.
+      params: parameter tree on its devices.
+      opt_state: the optimiser's tree, or None if it is to be made new.
+      progress: what was saved with it, or None at step 0.
+    """
+
+    source: str
+    params: Any
+    opt_state: Any | None = None
+    progress: dict[str, Any] | None = None
+
+
+def find_start(
+    checkpoints: "Checkpoints",
+    *,
+    params: Any,
+    opt_state: Any,
+    resume_from: str | os.PathLike | None = None,
+    pretrained: Callable[[], Any] | None = None,
+    scratch: Callable[[], Any],
+) -> Start:
+    """Finds where a run begins, first match wins: own checkpoint, `resume_from`, `pretrained`, `scratch`.
+
+    Args:
+      checkpoints: the run's own.
+      params: parameter tree of shape structs with shardings.
+      opt_state: the optimiser's tree of shape structs with shardings.
+      resume_from: another run's folder, continued with its optimiser, data position and step.
+      pretrained: returns a parameter tree to start from at step 0.
+      scratch: returns a random one.
+
+    Returns:
+      The start, all arrays placed as asked.
+
+    Raises:
+      InputError: if what is found is damaged or of another size, or `resume_from` holds no checkpoint.
+    """
+    if checkpoints.latest() is not None:
+        return checkpoints.restore(params, opt_state)
+    if resume_from is not None:
+        with Checkpoints(resume_from, read_only=True) as other:
+            if other.latest() is None:
+                raise InputError(f"{resume_from}: holds no complete checkpoint to resume from; give a run folder")
+            start = other.restore(params, opt_state)
+            kept = {name: value for name, value in start.progress.items() if name not in ("best", "best_step")}
+            return dataclasses.replace(start, progress=kept)  # the other run's best lies in its own folder
+    if pretrained is not None:
+        given = pretrained()
+        check_same_shapes(given, params, "the pretrained weights")
+        # Copied, because training reuses the memory of its parameters, which may be the caller's.
+        place = lambda leaf, to: jax.device_put(leaf.astype(to.dtype), to.sharding, may_alias=False)
+        return Start("pretrained weights", jax.tree.map(place, given, params))
+    return Start("random weights", scratch())
+
+
+class Checkpoints:
+    """The checkpoints of one run folder; a context manager that waits for unfinished saves."""
+
+    def __init__(self, run_dir: str | os.PathLike, *, keep: int = 2, read_only: bool = False) -> None:
+        """Opens the folder and clears what an interrupted save has left.
+
+        Args:
+          run_dir: the run folder.
+          keep: number of newest checkpoints to keep.
+          read_only: leaves the folder as it is.
+        """
+        self.folder = pathlib.Path(run_dir).absolute() / FOLDER
+        self._best_step: int | None = None
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_Keep(keep, lambda: self._best_step),
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            create=not read_only,
+        )
+        self._manager = None
+        if self.folder.is_dir() or not read_only:
+            self._manager = ocp.CheckpointManager(
+                self.folder, options=options, item_names=(PARAMS, OPTIMIZER, PROGRESS)
+            )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def latest(self) -> int | None:
+        """Returns the step of the newest complete checkpoint, or None."""
+        return None if self._manager is None else self._manager.latest_step()
+
+    def describe(self) -> str:
+        """Returns where the newest checkpoint is, for messages."""
+        step = self.latest()
+        return f"none in {self.folder}" if step is None else f"step {step} in {self.folder}"
+
+    def save(self, step: int, params: Any, opt_state: Any, progress: Mapping[str, Any]) -> None:
+        """Starts to save; returns when the arrays are copied, while files are still being written.
+
+        Args:
+          step: the step.
+          params: parameter tree.
+          opt_state: the optimiser's tree.
+          progress: JSON-able; its "best_step", if any, names the checkpoint that is never removed.
+
+        Raises:
+          InputError: if this or the previous checkpoint cannot be written; those before it stay whole.
+        """
+        self.wait()
+        if step in self._manager.all_steps():
+            return
+        self._check_space(step, (params, opt_state))
+        self._best_step = progress.get("best_step")
+        items = {
+            PARAMS: ocp.args.StandardSave(params),
+            OPTIMIZER: ocp.args.StandardSave(opt_state),
+            PROGRESS: ocp.args.JsonSave(dict(progress)),
+        }
+        self._guard(step, functools.partial(self._manager.save, step, args=ocp.args.Composite(**items), force=True))
+
+    def restore(self, params: Any, opt_state: Any) -> Start:
+        """Reads the newest checkpoint straight to where its arrays shall lie, whatever mesh it was saved from.
+
+        Args:
+          params: parameter tree of shape structs with shardings.
+          opt_state: the optimiser's tree of shape structs with shardings.
+
+        Returns:
+          The start.
+
+        Raises:
+          InputError: if the checkpoint is damaged or of another size.
+        """
+        step = self.latest()
+        path = self.folder / str(step)
+        try:
+            metadata = self._manager.item_metadata(step)
+            saved = (metadata[PARAMS].tree, metadata[OPTIMIZER].tree)
+        except Exception as error:
+            raise _damaged(path, error) from error
+        check_same_shapes(saved[0], params, f"{path}/{PARAMS}")
+        check_same_shapes(saved[1], opt_state, f"{path}/{OPTIMIZER}")
+        items = {
+            PARAMS: ocp.args.StandardRestore(params),
+            OPTIMIZER: ocp.args.StandardRestore(opt_state),
+            PROGRESS: ocp.args.JsonRestore(),
+        }
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:
+            raise _damaged(path, error) from error
+        self._best_step = found[PROGRESS].get("best_step")
+        return Start(str(path), found[PARAMS], found[OPTIMIZER], found[PROGRESS])
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk; raises InputError if it failed."""
+        self._guard(None, self._manager.wait_until_finished)
+
+    def close(self) -> None:
+        """Waits for the last save and closes."""
+        if self._manager is not None:
+            self._guard(None, self._manager.close)
+
+    def _guard(self, step: int | None, act: Callable[[], Any]) -> None:
+        """Turns any failure to write, also one of a save in the background, into an error for the user."""
+        try:
+            act()
+        except Exception as error:
+            what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
+            raise InputError(
+                f"{self.folder}: {what} could not be written ({_reason(error)}); the ones before it are whole; "
+                "make room or choose another run folder, then start the same command again"
+            ) from error
+
+    def _check_space(self, step: int, tree: Any) -> None:
+        """Refuses to begin a save that a nearly full disk cannot take."""
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) // jax.process_count() + SPARE_BYTES
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            raise InputError(
+                f"{self.folder}: the checkpoint of step {step} needs about {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB "
+                "are free; the ones before it are whole; make room, then start the same command again"
+            )
+
+
+@dataclasses.dataclass
+class _Keep:
+    """Keeps the newest N checkpoints and the best one (orbax's preservation protocol)."""
+
+    num_newest: int
+    best_step: Callable[[], int | None]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Says of each checkpoint, oldest first, whether it stays."""
+        newest = {checkpoint.step for checkpoint in checkpoints[-self.num_newest :]}
+        return [checkpoint.step in newest or checkpoint.step == self.best_step() for checkpoint in checkpoints]
+
+
+def check_same_shapes(found: Any, wanted: Any, where: str) -> None:
+    """Raises InputError that names the first leaf that is missing, not wanted, or of another shape.
+
+    Args:
+      found: tree whose leaves have a shape.
+      wanted: tree whose leaves have a shape.
+      where: what `found` is, for the message.
+    """
+    ours, theirs = _shapes(wanted), _shapes(found)
+    for path in sorted(ours.keys() | theirs.keys()):
+        if ours.get(path) != theirs.get(path):
+            have, need = (f"shape {shapes[path]}" if path in shapes else "nothing" for shapes in (theirs, ours))
+            raise InputError(
+                f"{where}: does not fit this model at {path}: found {have}, expected {need}; "
+                "use the sizes and the optimiser it was made with, or another run folder"
+            )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
+    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+    return {name(path): tuple(np.shape(leaf) if not hasattr(leaf, "shape") else leaf.shape) for path, leaf in leaves}
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> InputError:
+    return InputError(
+        f"{path}: this checkpoint cannot be read ({_reason(error)}); remove this folder to go on from the one before it"
+    )
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

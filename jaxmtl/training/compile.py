@@ -1,0 +1,110 @@
+"""Compiles the step once per batch shape, says how long it took, and keeps the result in the run folder."""
+
+import contextlib
+import dataclasses
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxmtl.partitioning import batch_sharding, replicated, use_mesh
+from jaxmtl.training.state import Plan, TrainState
+from jaxmtl.training.step import StepMetrics
+
+Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, StepMetrics]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """One compiled shape.
+
+    Attributes:
+      shape: rows, source length and target length of the batch.
+      seconds: how long tracing and compiling took.
+    """
+
+    shape: tuple[int, int, int]
+    seconds: float
+
+
+class CompiledStep:
+    """The step on a mesh; the state's memory is reused, so a state must not be used after it was passed in.
+
+    Attributes:
+      compilations: all so far.
+    """
+
+    def __init__(self, step: Step, plan: Plan, note: Callable[[str], None]) -> None:
+        """Prepares, compiles nothing yet.
+
+        Args:
+          step: the pure step.
+          plan: where the state lies.
+          note: hears of every compilation.
+        """
+        self.compilations: list[Compilation] = []
+        self._plan, self._note = plan, note
+        self._programs: dict[tuple[int, int, int], Any] = {}
+        self._jitted = jax.jit(
+            step,
+            in_shardings=(plan.shardings, batch_sharding(plan.mesh)),
+            out_shardings=(plan.shardings, replicated(plan.mesh)),
+            donate_argnums=0,
+        )
+
+    def __call__(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, StepMetrics]:
+        """Makes one step."""
+        shape = (*batch["inputs"].shape, batch["targets"].shape[1])
+        if shape not in self._programs:
+            self._programs[shape] = self._compile(shape, state, batch)
+        return self._programs[shape](state, batch)
+
+    @property
+    def seconds(self) -> float:
+        """Returns the seconds spent compiling so far."""
+        return sum(compilation.seconds for compilation in self.compilations)
+
+    def _compile(self, shape: tuple[int, int, int], state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
+        began = time.monotonic()
+        with use_mesh(self._plan.mesh, self._plan.rules):
+            program = self._jitted.lower(state, batch).compile()
+        compilation = Compilation(shape, time.monotonic() - began)
+        self.compilations.append(compilation)
+        rows, source, target = shape
+        count = len(self.compilations)
+        self._note(f"compiled shape {count}: {rows} rows x {source} / {target} tokens in {compilation.seconds:.1f} s")
+        return program
+
+
+@contextlib.contextmanager
+def compilation_cache_in(folder: pathlib.Path) -> Iterator[None]:
+    """Keeps compiled programs in a folder while it is entered, so that a resumed run does not compile again.
+
+    Args:
+      folder: where to keep them.
+    """
+    before = jax.config.jax_compilation_cache_dir
+    _set_cache(str(folder))
+    try:
+        yield
+    finally:
+        _set_cache(before)
+
+
+def _set_cache(folder: str | None) -> None:
+    jax.config.update("jax_compilation_cache_dir", folder)
+    compilation_cache.reset_cache()  # JAX looks at the setting once only
+
+
+def peak_memory() -> dict[str, float]:
+    """Returns the largest memory used so far, in bytes: "host", and "device" where the device tells."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host": float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)}
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    device = max((stat.get("peak_bytes_in_use", 0) for stat in stats), default=0)
+    return peak | ({"device": float(device)} if device else {})

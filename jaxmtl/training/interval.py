@@ -1,0 +1,84 @@
+"""Adds up what steps tell between two lines of the log, so that the log's numbers cover every step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxmtl.training.step import StepMetrics
+from jaxmtl.types import InputError
+
+
+class IntervalSums:
+    """Sums over the steps since the last log line; saved with checkpoints so that a resumed run logs the same."""
+
+    def __init__(self, task_names: Sequence[str]) -> None:
+        self._task_names = tuple(task_names)
+        self._clear()
+
+    def add(self, metrics: StepMetrics) -> None:
+        """Adds one step's metrics, already on the host."""
+        sums = metrics.sums
+        self._totals += [1.0, sums.objective, sums.loss, sums.tokens, metrics.grad_norm]
+        self._tasks += np.stack([sums.task_loss, sums.task_tokens])
+        self._last = {
+            "train/learning_rate": float(metrics.learning_rate),
+            "train/param_norm": float(metrics.param_norm),
+        }
+
+    def take(self) -> dict[str, float]:
+        """Returns the means since the last call and starts again.
+
+        Returns:
+          `train/objective` and `train/loss` in nats per target token, `train/tokens`, `train/grad_norm` (mean over
+          steps), last `train/learning_rate` and `train/param_norm`, and `train/task_loss/NAME` for tasks seen.
+        """
+        steps, objective, loss, tokens, grad_norm = (float(total) for total in self._totals)
+        tokens_or_one = max(tokens, 1.0)
+        values = {
+            "train/loss": loss / tokens_or_one,
+            "train/objective": objective / tokens_or_one,
+            "train/tokens": tokens,
+            "train/grad_norm": grad_norm / max(steps, 1.0),
+            **self._last,
+        }
+        values |= {
+            f"train/task_loss/{name}": value for name, value in task_means(self._tasks, self._task_names).items()
+        }
+        self._clear()
+        return values
+
+    def state(self) -> dict[str, Any]:
+        """Returns the sums, JSON-able and exact."""
+        return {"totals": self._totals.tolist(), "tasks": self._tasks.tolist(), "last": self._last}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to what `state` returned; raises InputError if that was for another number of tasks."""
+        found = len(state["tasks"][0])
+        if found != len(self._task_names):
+            raise InputError(
+                f"the checkpoint counts {found} tasks, this run {len(self._task_names)}; train on the same tasks or use"
+                " another run folder"
+            )
+        self._totals = np.array(state["totals"], np.float64)
+        self._tasks = np.array(state["tasks"], np.float64)
+        self._last = dict(state["last"])
+
+    def _clear(self) -> None:
+        self._totals = np.zeros(5)
+        self._tasks = np.zeros((2, len(self._task_names)))
+        self._last: dict[str, float] = {}
+
+
+def task_means(tasks: np.ndarray, task_names: Sequence[str]) -> dict[str, float]:
+    """Divides loss sums by token sums, for tasks that have tokens.
+
+    Args:
+      tasks: float64 [2, N], loss in nats and number of target tokens.
+      task_names: N names.
+
+    Returns:
+      Nats per target token by task name.
+    """
+    seen = np.flatnonzero(tasks[1])
+    return {task_names[index]: float(tasks[0, index] / tasks[1, index]) for index in seen}

@@ -1,0 +1,148 @@
+"""Reads ahead: a thread draws batches and copies them to the devices while the step runs."""
+
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from jaxmtl.types import Batch, InputError
+
+
+class Stream(Protocol):
+    """An iterator of batches that can be stopped and continued."""
+
+    def __next__(self) -> Batch:
+        """Returns the next batch (this host's rows)."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Returns the position after the last batch, JSON-able."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes to a position."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Fetched:
+    """A batch ready for the step.
+
+    Attributes:
+      batch: global arrays on the devices.
+      task_ids: int32 [B], this host's.
+      num_tokens: number of input and target tokens that are not padding, this host's.
+      stream_state: the stream's position after this batch.
+    """
+
+    batch: dict[str, jax.Array]
+    task_ids: np.ndarray
+    num_tokens: int
+    stream_state: dict[str, Any]
+
+
+class Prefetcher:
+    """Iterates over a stream from a thread; a context manager that ends the thread.
+
+    Attributes:
+      waited: seconds that the consumer has waited for input so far.
+    """
+
+    def __init__(self, stream: Stream, sharding: Sharding, depth: int = 2) -> None:
+        """Starts to read.
+
+        Args:
+          stream: where batches come from; nobody else may use it meanwhile.
+          sharding: how rows are split over devices.
+          depth: batches held ready.
+        """
+        self.waited = 0.0
+        self._stream, self._sharding = stream, sharding
+        self._queue: queue.Queue[Fetched | BaseException] = queue.Queue(depth)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="prefetch", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> "Prefetcher":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[Fetched]:
+        return self
+
+    def __next__(self) -> Fetched:
+        """Returns the next batch; an error of the stream (also its end) is raised here."""
+        began = time.monotonic()
+        item = self._queue.get()
+        self.waited += time.monotonic() - began
+        if isinstance(item, BaseException):
+            self._stop.set()
+            raise item
+        return item
+
+    def _read(self) -> None:
+        while not self._stop.is_set():
+            try:
+                item: Fetched | BaseException = fetch(self._stream, self._sharding)
+            except BaseException as error:  # handed to the consumer, who raises it
+                item = error
+            if not _put(self._queue, item, self._stop.is_set) or isinstance(item, BaseException):
+                return
+
+
+def fetch(stream: Stream, sharding: Sharding) -> Fetched:
+    """Draws one batch and copies it to the devices.
+
+    Args:
+      stream: where it comes from.
+      sharding: how its rows are split over devices.
+
+    Returns:
+      The batch with what the host needs to know about it.
+    """
+    batch = next(stream)
+    num_tokens = int(np.count_nonzero(batch["inputs"]) + np.count_nonzero(batch["loss_mask"]))
+    return Fetched(to_devices(batch, sharding), np.array(batch["task_ids"]), num_tokens, stream.state())
+
+
+def to_devices(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
+    """Makes global arrays of this host's rows.
+
+    Args:
+      batch: this host's rows.
+      sharding: how rows are split over devices.
+
+    Returns:
+      The fields as arrays on the devices.
+
+    Raises:
+      InputError: if the rows cannot be split evenly.
+    """
+    rows = len(batch["inputs"]) * jax.process_count()
+    try:
+        sharding.shard_shape((rows,))
+    except ValueError as error:
+        raise InputError(
+            f"a batch of {rows} rows does not split evenly over the mesh's data and fsdp axes; change its size or the mesh"
+        ) from error
+    return {name: jax.make_array_from_process_local_data(sharding, field) for name, field in batch.items()}
+
+
+def _put(items: queue.Queue, item: Any, stopped: Callable[[], bool]) -> bool:
+    """Puts an item, but gives up once nobody will take it; returns whether it was put."""
+    while not stopped():
+        try:
+            items.put(item, timeout=0.1)
+            return True
+        except queue.Full:
+            continue
+    return False
