@@ -1,0 +1,168 @@
+"""Pictures of a run as PNG: loss curves, categories as bars, tasks as dots. No window is opened, no state is kept.
+
+Colours are Okabe and Ito's, which people with any colour vision can tell apart; shapes differ as well.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxmtl.reports import tables
+from jaxmtl.reports.sources import Column, Curve
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#767676"
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, GREY)
+SHAPES = ("o", "D", "s", "^", "v", "P")
+MAX_LABELLED_TASKS = 150
+"""More tasks than this are drawn without their names, which nobody could read."""
+
+
+def loss_curves(curves: Mapping[str, Curve], title: str) -> bytes | None:
+    """Draws every loss that was logged, but for those of single tasks.
+
+    Args:
+      curves: name to curve, as in `RunData.curves`.
+      title: what the run is called.
+
+    Returns:
+      PNG; None if no loss was logged.
+    """
+    names = [name for name in curves if name.count("/") == 1 and name.endswith(("/loss", "/nll"))]
+    if not names:
+        return None
+    figure, axes = _canvas(7.2, 4.0)
+    for color, name in zip(PALETTE, sorted(names, key=lambda name: name != "train/loss"), strict=False):
+        steps, values = curves[name]
+        # The training loss has many points, others few: their markers tell them apart without colour.
+        marker = "" if name == "train/loss" and len(steps) > 40 else "o"
+        axes.plot(steps, values, color=color, marker=marker, markersize=4, linewidth=1.6, label=_curve_name(name))
+    axes.set(xlabel="optimiser step", ylabel="nats per target token", title=f"Loss of {title}")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return _png(figure)
+
+
+def category_bars(table: "pd.DataFrame", columns: Sequence[Column]) -> bytes:
+    """Draws the headline score of each category, with 95% intervals where there are some.
+
+    Args:
+      table: what `tables.category_table` gives.
+      columns: the columns it compares.
+
+    Returns:
+      PNG.
+    """
+    rows, unit = _of_one_unit(table)
+    thickness = 0.8 / len(columns)
+    figure, axes = _canvas(7.2, 1.3 + len(rows) * (0.2 + 0.17 * len(columns)))
+    for number, (column, color) in enumerate(zip(columns, _colors(columns), strict=True)):
+        centres = [place + (number - (len(columns) - 1) / 2) * thickness for place in range(len(rows))]
+        values = [_zero_for_none(row[column.label]) for row in rows]
+        axes.barh(centres, values, thickness * 0.92, color=color, label=column.label)
+        for centre, value, row in zip(centres, values, rows, strict=True):
+            _draw_interval(axes, centre, value, row[f"{column.label} low"], row[f"{column.label} high"])
+    names = [f"{row['category']} ({tables.NAMES.get(row['metric'], row['metric'])}, n={row['n']})" for row in rows]
+    axes.set_yticks(range(len(rows)), [_short(name, 60) for name in names])
+    axes.invert_yaxis()
+    axes.set(xlabel=f"mean over examples, {unit}; whiskers: 95% bootstrap interval", title="Scores by category")
+    if unit == "%":
+        axes.set_xlim(0, 100)
+    axes.grid(axis="x", alpha=0.3)
+    _legend_below(figure, axes, columns)
+    return _png(figure)
+
+
+def task_dots(table: "pd.DataFrame", columns: Sequence[Column]) -> bytes:
+    """Draws the headline score of each task, sorted by the last column.
+
+    Args:
+      table: what `tables.task_table` gives.
+      columns: the columns it compares.
+
+    Returns:
+      PNG.
+    """
+    rows, unit = _of_one_unit(table)
+    score = lambda row, column: row[f"{row['metric']} ({column.label})"]
+    rows = sorted(rows, key=lambda row: _zero_for_none(score(row, columns[-1])), reverse=unit == "%")
+    labelled = len(rows) <= MAX_LABELLED_TASKS
+    figure, axes = _canvas(7.2, 1.4 + (0.19 * len(rows) if labelled else 9.0))
+    for number, (column, color) in enumerate(zip(columns, _colors(columns), strict=True)):
+        values = [score(row, column) for row in rows]
+        filled = number == len(columns) - 1
+        style: dict[str, Any] = dict(color=color) if filled else dict(facecolors="none", edgecolors=color)
+        shape = SHAPES[number % len(SHAPES)]
+        axes.scatter(values, range(len(rows)), s=26, marker=shape, label=column.label, zorder=3, **style)
+    names = [_short(row["task"], 46) for row in rows] if labelled else []
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    metrics = sorted({tables.NAMES.get(row["metric"], str(row["metric"])) for row in rows})
+    axes.set(xlabel=f"{' or '.join(metrics)} (each task's headline metric), {unit}", title="Scores by task, best first")
+    axes.grid(alpha=0.3)
+    _legend_below(figure, axes, columns)
+    return _png(figure)
+
+
+def _canvas(width: float, height: float) -> tuple[Any, Any]:
+    """Returns a figure in inches with one plot, made without pyplot, which would keep it alive."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _colors(columns: Sequence[Column]) -> list[str]:
+    """Returns grey for what came before training, and a colour for each other column."""
+    if len(columns) == 2:
+        return [GREY, BLUE]
+    return [PALETTE[number % len(PALETTE)] for number in range(len(columns))]
+
+
+def _curve_name(name: str) -> str:
+    group, metric = name.split("/")
+    return {"train": "training", "validation": "validation"}.get(group, group) + (" NLL" if metric == "nll" else "")
+
+
+def _of_one_unit(table: "pd.DataFrame") -> tuple[list[dict[Any, Any]], str]:
+    """Returns the rows in percent and "%"; where there are none, all rows, which then are in nats, and their unit."""
+    rows = table.to_dict("records")
+    percent = [row for row in rows if row["metric"] != "nll"]
+    return (percent, "%") if percent else (rows, "nats per target token")
+
+
+def _draw_interval(axes: Any, centre: float, value: float, low: float | None, high: float | None) -> None:
+    if low is None or high is None or math.isnan(low):
+        return
+    # A skewed resample could leave the mean outside; a bar cannot have a negative whisker.
+    errors = [[max(value - low, 0.0)], [max(high - value, 0.0)]]
+    axes.errorbar(value, centre, xerr=errors, color="black", linewidth=1, capsize=2)
+
+
+def _legend_below(figure: Any, axes: Any, columns: Sequence[Column]) -> None:
+    if len(columns) > 1:
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(columns)), frameon=False)
+
+
+def _zero_for_none(value: Any) -> float:
+    return 0.0 if value is None or math.isnan(value) else float(value)
+
+
+def _short(text: str, most: int) -> str:
+    # A dollar sign would begin a formula.
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return text.replace("$", r"\$")

@@ -1,0 +1,276 @@
+"""One page about a run: report.html, which needs no network and no other file, and tables and pictures beside it."""
+
+import base64
+import datetime
+import html
+import importlib.resources
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxmtl.evals.files import write_whole
+from jaxmtl.reports import figures, tables
+from jaxmtl.reports.sources import Column, RunData, read_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAGE = "report.html"
+FOLDER = "report"
+MAX_SAMPLED_TASKS = 24
+SHOWN_CHARACTERS = 1500
+
+
+def write_report(
+    run_dir: str | os.PathLike, out_dir: str | os.PathLike | None = None, *, compare: Sequence[str | os.PathLike] = ()
+) -> pathlib.Path:
+    """Writes report.html and, beside it in the folder `report`, tables (CSV, Markdown) and figures (PNG).
+
+    Args:
+      run_dir: the run folder, already evaluated.
+      out_dir: where to write; the run folder if None.
+      compare: more run folders, whose scores are put beside.
+
+    Returns:
+      Path of the page.
+
+    Raises:
+      InputError: if a folder was not evaluated, holds a broken line, or nothing can be written.
+    """
+    runs = [read_run(folder) for folder in (run_dir, *compare)]
+    out = pathlib.Path(run_dir if out_dir is None else out_dir)
+    columns = tables.compared(runs)
+    task_table, category_table = tables.task_table(columns), tables.category_table(columns)
+    title = runs[0].columns[-1].run
+    pictures = {
+        "loss.png": figures.loss_curves(runs[0].curves, title),
+        "categories.png": figures.category_bars(category_table, columns),
+        "tasks.png": figures.task_dots(task_table, columns),
+    }
+    pictures = {name: content for name, content in pictures.items() if content is not None}
+    written = tables.write_tables(runs, out / FOLDER)
+    for name, content in pictures.items():
+        write_whole(out / FOLDER / name, content)
+        written.append(out / FOLDER / name)
+    parts = [
+        _header(title, runs, columns),
+        _loss(pictures, runs[0]),
+        _categories(category_table, columns, pictures),
+        _tasks(task_table, pictures),
+        _samples(runs[0]),
+        _files(written, out),
+    ]
+    write_whole(out / PAGE, _page(f"{title}: report", "\n".join(parts)))
+    return out / PAGE
+
+
+def _page(title: str, body: str) -> str:
+    assets = importlib.resources.files("jaxmtl.reports")
+    style, script = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{_text(title)}</title>
+<style>
+{style}</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+<script>
+{script}</script>
+</body>
+</html>
+"""
+
+
+def _header(title: str, runs: Sequence[RunData], columns: Sequence[Column]) -> str:
+    """Returns the title, the numbers that matter most, and the facts about the run."""
+    overall = tables.overall_table(runs)
+    last, settings = runs[0].columns[-1], runs[0].settings
+    record = runs[0].last_record
+    facts = {
+        "study": record.study,
+        "seed": record.seed,
+        "evaluated steps": ", ".join(str(column.step) for column in runs[0].columns),
+        "split": settings.get("split", ""),
+        "tasks": len(last.scores),
+        "examples": sum(scores.n for scores in last.scores.values()),
+        "decoding": f"{settings.get('decoding', '')}, at most {settings.get('max_tokens', '?')} tokens",
+        "weights": last.weights_hash,
+        "config": record.config_hash,
+        "code": record.git_hash,
+        "evaluated": datetime.datetime.fromtimestamp(record.time, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    cells = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items() if value != "")
+    metrics = [name for name in overall.columns if name not in ("run", "step", "tasks", "n")]
+    cards = "".join(_card(name, columns) for name in metrics)
+    return f"""<header>
+<p class="kind">jaxmtl report</p>
+<h1>{_text(title)}</h1>
+<div class="cards">{cards}</div>
+<dl class="facts">{cells}</dl>
+</header>
+<section>
+<h2>Overall</h2>
+<p>Means over all examples, so that a task counts by its number of examples.</p>
+{_table(overall, ["run", "step", "tasks", "n", *metrics])}
+</section>"""
+
+
+def _card(metric: str, columns: Sequence[Column]) -> str:
+    """Returns a large number: the last column's mean, and the first one's for comparison."""
+    values = [_mean(column, metric) for column in (columns[0], columns[-1])]
+    before = f"<small>{_text(columns[0].label)}: {_number(values[0])}</small>" if len(columns) > 1 else ""
+    name, unit = tables.NAMES.get(metric, metric), tables.UNITS.get(metric, "")
+    return f'<div class="card"><b>{_number(values[1])}</b><span>{_text(name)}, {_text(unit)}</span>{before}</div>'
+
+
+def _mean(column: Column, metric: str) -> float | None:
+    found = [scores for scores in column.scores.values() if metric in scores.metrics]
+    total = sum(scores.n for scores in found)
+    return sum(scores.metrics[metric] * scores.n for scores in found) / total if total else None
+
+
+def _loss(pictures: Mapping[str, bytes], run: RunData) -> str:
+    if "loss.png" not in pictures:
+        text = "No loss was logged in this folder: the model was only evaluated here, not trained."
+        return f"<section>\n<h2>Loss</h2>\n<p>{text}</p>\n</section>"
+    ends = "; ".join(
+        f"{name} {values[0]:.3f} at step {steps[0]}, {values[-1]:.3f} at step {steps[-1]}"
+        for name, (steps, values) in sorted(run.curves.items())
+        if name.count("/") == 1 and name.endswith("/loss")
+    )
+    picture = _picture(pictures["loss.png"], f"Loss curves: {ends}")
+    return f"<section>\n<h2>Loss</h2>\n{picture}\n<p>{_text(ends)}.</p>\n</section>"
+
+
+def _categories(table: "pd.DataFrame", columns: Sequence[Column], pictures: Mapping[str, bytes]) -> str:
+    """Returns the categories as a table with bars, and as a picture."""
+    heads = "".join(f'<th class="number">{_text(column.label)}</th>' for column in columns)
+    rows = []
+    for row in table.to_dict("records"):
+        cells = "".join(_bar(row, column.label, row["metric"] == "nll") for column in columns)
+        metric = tables.NAMES.get(row["metric"], row["metric"])
+        rows.append(
+            f"<tr><th scope=row>{_text(row['category'])}</th><td class=number>{row['tasks']}</td>"
+            f"<td class=number>{row['n']}</td><td>{_text(metric)}</td>{cells}</tr>"
+        )
+    picture = _picture(pictures["categories.png"], "Headline score of each category as bars; same numbers as the table")
+    return f"""<section>
+<h2>Categories</h2>
+<p>Mean over examples of each category's headline metric; in brackets a 95% bootstrap interval over examples, where the
+predictions of that step are still there.</p>
+<div class="scroll"><table>
+<thead><tr><th>category</th><th class="number">tasks</th><th class="number">examples</th><th>metric</th>
+{heads}</tr></thead>
+<tbody>
+{"".join(rows)}
+</tbody></table></div>
+{picture}
+</section>"""
+
+
+def _bar(row: Mapping[str, Any], label: str, plain: bool) -> str:
+    value, low, high = row[label], row[f"{label} low"], row[f"{label} high"]
+    interval = f" <small>[{_number(low)}, {_number(high)}]</small>" if _number(low) else ""
+    width = 0.0 if plain or not _number(value) else min(max(value, 0.0), 100.0)
+    bar = f'<span class="bar"><span style="width:{width:.1f}%"></span></span>'
+    return f'<td class="number score">{_number(value)}{interval}{bar}</td>'
+
+
+def _tasks(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str:
+    picture = _picture(pictures["tasks.png"], "Headline score of each task as dots; same numbers as the table")
+    return f"""<section>
+<h2>Tasks</h2>
+<p>Select a heading to sort. <label>Show tasks whose row holds <input type="search" id="filter"></label></p>
+{_table(table, list(table.columns), sortable="tasks")}
+<details><summary>The same as a picture</summary>
+{picture}
+</details>
+</section>"""
+
+
+def _samples(run: RunData) -> str:
+    """Returns some predictions, of tasks taken from all categories in turn."""
+    by_category: dict[str, list[str]] = {}
+    for task in run.samples:
+        by_category.setdefault(run.settings["tasks"][task].get("category", ""), []).append(task)
+    turns = max((len(tasks) for tasks in by_category.values()), default=0)
+    in_turn = [tasks[turn] for turn in range(turns) for tasks in by_category.values() if turn < len(tasks)]
+    chosen = in_turn[:MAX_SAMPLED_TASKS]
+    blocks = "\n".join(_sample(task, run.samples[task]) for task in chosen)
+    return f"""<section>
+<h2>Sample predictions</h2>
+<p>The first examples of {len(chosen)} of {len(run.samples)} tasks; all are in the folder predictions.</p>
+{blocks}
+</section>"""
+
+
+def _sample(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    items = []
+    for row in rows:
+        scores = ", ".join(f"{tables.NAMES[name]} {row[name]:.2f}" for name in tables.NAMES if name in row)
+        prompt, references = str(row.get("inputs", "")), " / ".join(map(str, row.get("references", ())))
+        cut = "…" if len(prompt) > SHOWN_CHARACTERS else ""
+        items.append(
+            f"<dl><dt>input</dt><dd>{cut}{_text(prompt[-SHOWN_CHARACTERS:])}</dd>"
+            f"<dt>prediction</dt><dd class=prediction>{_text(row.get('prediction', '')) or '<i>empty</i>'}</dd>"
+            f"<dt>references</dt><dd>{_text(references)}</dd><dt>scores</dt><dd>{_text(scores)}</dd></dl>"
+        )
+    return f"<details><summary>{_text(task)}</summary>\n" + "\n".join(items) + "\n</details>"
+
+
+def _files(written: Sequence[pathlib.Path], out: pathlib.Path) -> str:
+    names = [path.relative_to(out).as_posix() for path in written]
+    links = "".join(f'<li><a href="{html.escape(name)}">{_text(name)}</a></li>' for name in names)
+    return f"<section>\n<h2>Files</h2>\n<ul>{links}</ul>\n</section>"
+
+
+def _table(table: "pd.DataFrame", names: Sequence[str], sortable: str = "") -> str:
+    """Returns an HTML table; with an id in `sortable`, its headings are buttons."""
+    import pandas as pd
+
+    number = {name: pd.api.types.is_numeric_dtype(table[name]) for name in names}
+    style = {name: ' class="number"' if number[name] else "" for name in names}
+    label = {name: f"<button>{_text(_heading(name))}</button>" if sortable else _text(_heading(name)) for name in names}
+    head = "".join(f"<th{style[name]}>{label[name]}</th>" for name in names)
+    rows = (
+        "<tr>" + "".join(f"<td{style[name]}>{_text(_shown(row[name]))}</td>" for name in names) + "</tr>"
+        for row in table.to_dict("records")
+    )
+    identity = f' id="{sortable}"' if sortable else ""
+    body = "\n".join(rows)
+    return (
+        f'<div class="scroll"><table{identity}><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+    )
+
+
+def _heading(name: str) -> str:
+    metric, _, label = str(name).partition(" (")
+    return tables.NAMES.get(metric, metric) + (f" ({label}" if label else "")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float):
+        return _number(value)
+    return tables.NAMES.get(value, value) if isinstance(value, str) else str(value)
+
+
+def _number(value: Any) -> str:
+    """Returns two decimals, or nothing for what is missing."""
+    return "" if value is None or value != value else f"{value:.2f}"
+
+
+def _picture(content: bytes, text: str) -> str:
+    data = base64.b64encode(content).decode()
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(text)}">'
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))

@@ -1,0 +1,185 @@
+"""Reads what a run folder holds: records, loss curves, predictions. Says what to run where something is missing."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxmtl.evals import files
+from jaxmtl.types import InputError, Record, Scores
+
+METRICS = "metrics.jsonl"
+NUM_SAMPLES = 2
+"""Predictions of each task that are kept to be shown."""
+
+Curve = tuple[list[int], list[float]]
+"""Steps, ascending, and the values at them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Column:
+    """The scores of one state of one model: what tables and figures put side by side.
+
+    Attributes:
+      label: how it is called in tables; unique among columns that are compared.
+      run: name of the run.
+      step: optimiser step.
+      weights_hash: hash of the weights.
+      scores: task name to scores.
+      examples: task name to metric name to the values of all examples, in the unit of the scores; empty for states
+        whose predictions were replaced by later ones.
+    """
+
+    label: str
+    run: str
+    step: int
+    weights_hash: str
+    scores: Mapping[str, Scores]
+    examples: Mapping[str, Mapping[str, Sequence[float]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunData:
+    """All that a report says about one run.
+
+    Attributes:
+      folder: the run folder.
+      columns: one for each step that was evaluated, ascending.
+      curves: name in `metrics.jsonl` to its values; empty if the run was not trained in this folder.
+      settings: content of scores.json, about the latest evaluation.
+      last_record: the record written last, for facts about the run.
+      samples: task name to some of its prediction rows.
+    """
+
+    folder: pathlib.Path
+    columns: Sequence[Column]
+    curves: Mapping[str, Curve]
+    settings: Mapping[str, Any]
+    last_record: Record
+    samples: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def read_run(run_dir: str | os.PathLike) -> RunData:
+    """Reads a run folder.
+
+    Args:
+      run_dir: a folder that `evals.runner.evaluate` wrote to.
+
+    Returns:
+      Its content.
+
+    Raises:
+      InputError: if there is no folder, no records, or a line that cannot be read.
+    """
+    folder = pathlib.Path(run_dir)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; expected a run folder")
+    path = folder / files.RECORDS
+    if not path.is_file():
+        raise InputError(
+            f"{folder}: holds no {files.RECORDS}, so nothing was scored; run `jaxmtl evaluate` on it first"
+        )
+    records = files.read_records(path)
+    if not records:
+        raise InputError(f"{path}: holds no record; run `jaxmtl evaluate` on this folder again")
+    settings = _settings(folder)
+    examples, samples = _predictions(folder, settings)
+    return RunData(
+        folder=folder,
+        columns=_columns(records, settings, examples),
+        curves=read_curves(folder),
+        settings=settings,
+        last_record=records[-1],
+        samples=samples,
+    )
+
+
+def read_curves(run_dir: str | os.PathLike) -> dict[str, Curve]:
+    """Reads the values logged during training.
+
+    Args:
+      run_dir: a run folder.
+
+    Returns:
+      Name ("train/loss") to its curve, values that were not finite left out; empty without `metrics.jsonl`.
+
+    Raises:
+      InputError: if a line is no JSON object with a step; names it.
+    """
+    path = pathlib.Path(run_dir) / METRICS
+    if not path.is_file():
+        return {}
+    points: dict[str, dict[int, float]] = {}
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines[:-1], 1):  # behind the last line break is what a running run is writing
+        try:
+            values = json.loads(line)
+            step = int(values.pop("step"))
+        except (json.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}, line {number}: expected a JSON object with a step, found {line[:60]!r}; delete this line"
+            ) from error
+        for name, value in values.items():
+            if isinstance(value, int | float):
+                points.setdefault(name, {})[step] = float(value)
+    return {name: (sorted(curve), [curve[step] for step in sorted(curve)]) for name, curve in points.items()}
+
+
+def _settings(folder: pathlib.Path) -> dict[str, Any]:
+    path = folder / files.SCORES
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run `jaxmtl evaluate` on this folder again") from error
+    if not isinstance(value, dict) or not isinstance(value.get("tasks"), dict):
+        raise InputError(f"{path}: expected a JSON object with tasks; run `jaxmtl evaluate` on this folder again")
+    return value
+
+
+def _predictions(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[dict, dict]:
+    """Reads values of all examples, and some whole rows, of the tasks that scores.json speaks of."""
+    examples, samples = {}, {}
+    for task, entry in settings["tasks"].items():
+        path = files.prediction_file(folder, task)
+        if not path.is_file():
+            raise InputError(f"{path}: missing, though {files.SCORES} names the task; run `jaxmtl evaluate` again")
+        rows = files.read_rows(path)
+        names = [name for name in entry if name not in ("category", "n")]
+        factor = {name: 1.0 if name == "nll" else 100.0 for name in names}
+        try:
+            examples[task] = {name: [factor[name] * row[name] for row in rows] for name in names}
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{path}: a row lacks a score ({error}); delete the file and evaluate again") from error
+        samples[task] = rows[:NUM_SAMPLES]
+    return examples, samples
+
+
+def _columns(records: Sequence[Record], settings: Mapping[str, Any], examples: Mapping[str, Any]) -> list[Column]:
+    """Groups records by step; of two values for the same thing the later one counts."""
+    steps: dict[int, dict[str, dict[str, Record]]] = {}
+    for record in records:
+        steps.setdefault(record.step, {}).setdefault(record.task, {})[record.metric] = record
+    columns = []
+    for step in sorted(steps):
+        tasks = steps[step]
+        some = next(iter(next(iter(tasks.values())).values()))
+        latest = (step, some.weights_hash) == (settings.get("step"), settings.get("weights_hash"))
+        columns.append(
+            Column(
+                label=f"step {step}",
+                run=some.run,
+                step=step,
+                weights_hash=some.weights_hash,
+                scores={task: _scores(values) for task, values in tasks.items()},
+                examples=examples if latest else {},
+            )
+        )
+    return columns
+
+
+def _scores(values: Mapping[str, Record]) -> Scores:
+    some = next(iter(values.values()))
+    metrics = {name: record.value for name, record in values.items()}
+    return Scores(task=some.task, category=some.category, n=some.n, metrics=metrics)

@@ -1,0 +1,185 @@
+"""Scores as tables: per task, per category, overall; states of models side by side; as Markdown and CSV."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxmtl.evals.files import write_whole
+from jaxmtl.reports.sources import Column, RunData
+from jaxmtl.tasks import metrics as text_metrics
+from jaxmtl.types import InputError, Scores
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMES = {"rouge_l": "ROUGE-L", "exact_match": "exact match", "nll": "NLL"}
+"""Metrics as people write them."""
+UNITS = {"rouge_l": "%", "exact_match": "%", "nll": "nats per token"}
+
+
+def compared(runs: Sequence[RunData]) -> list[Column]:
+    """Chooses what stands side by side: of each run its first and its last evaluated step.
+
+    Args:
+      runs: at least one.
+
+    Returns:
+      The columns, labelled by step, and by run too if there are several; step 0 is "untrained" if the run has losses
+      of its own training.
+    """
+    columns = []
+    for run in runs:
+        for column in dict.fromkeys((0, len(run.columns) - 1)):
+            chosen = run.columns[column]
+            label = "before training" if chosen.step == 0 and run.curves else chosen.label
+            label = f"{chosen.run}, {label}" if len(runs) > 1 else label
+            columns.append(dataclasses.replace(chosen, label=label))
+    labels = [column.label for column in columns]
+    if len(set(labels)) < len(labels):
+        raise InputError(f"two runs to compare have the same name and step ({labels}); give each run a name of its own")
+    return columns
+
+
+def headline(category: str, column: Column) -> str:
+    """Returns the metric that stands for a category; NLL where texts were not scored with it."""
+    metric = text_metrics.headline_metric(category)
+    return metric if all(metric in scores.metrics for scores in column.scores.values()) else "nll"
+
+
+def task_table(columns: Sequence[Column]) -> "pd.DataFrame":
+    """Lists tasks.
+
+    Args:
+      columns: what to compare.
+
+    Returns:
+      A row for each task, sorted by category and name: task, category, n, metric (the headline), and for each metric
+      and column "METRIC (LABEL)".
+    """
+    import pandas as pd
+
+    rows = []
+    for task, scores in _all_tasks(columns).items():
+        metric = headline(scores.category, columns[-1])
+        row: dict[str, Any] = dict(task=task, category=scores.category, n=scores.n, metric=metric)
+        for metric in _metrics(columns):
+            for column in columns:
+                found = column.scores.get(task)
+                row[f"{metric} ({column.label})"] = None if found is None else found.metrics.get(metric)
+        rows.append(row)
+    return pd.DataFrame(sorted(rows, key=lambda row: (row["category"], row["task"])))
+
+
+def category_table(columns: Sequence[Column]) -> "pd.DataFrame":
+    """Lists categories by their headline metric, means over examples.
+
+    Args:
+      columns: what to compare.
+
+    Returns:
+      A row for each category and a last one for all ("all", by ROUGE-L if it was scored): category, tasks, n, metric,
+      and for each column "LABEL", "LABEL low", "LABEL high" (95% bootstrap interval over examples; empty without
+      predictions).
+    """
+    import pandas as pd
+
+    groups: dict[str, list[Scores]] = {}
+    for scores in _all_tasks(columns).values():
+        groups.setdefault(text_metrics.category_key(scores.category), []).append(scores)
+    rows = [_category_row(groups[key][0].category, groups[key], columns) for key in sorted(groups)]
+    rows.append(_category_row("all", [scores for group in groups.values() for scores in group], columns))
+    return pd.DataFrame(rows)
+
+
+def overall_table(runs: Sequence[RunData]) -> "pd.DataFrame":
+    """Lists every evaluated step of every run, means over all examples.
+
+    Args:
+      runs: the runs.
+
+    Returns:
+      A row for each step: run, step, tasks, n, and each metric.
+    """
+    import pandas as pd
+
+    rows = []
+    for column in (column for run in runs for column in run.columns):
+        total = text_metrics.overall(column.scores.values())
+        rows.append(dict(run=column.run, step=column.step, tasks=len(column.scores), n=total.n, **total.metrics))
+    return pd.DataFrame(rows)
+
+
+def to_markdown(table: "pd.DataFrame") -> str:
+    """Writes a table as Markdown: numbers to the right with two decimals, empty cells empty.
+
+    Args:
+      table: any table.
+
+    Returns:
+      The text, one line for each row, ending in a line break.
+    """
+    import pandas as pd
+
+    numeric = [pd.api.types.is_numeric_dtype(table[name]) for name in table.columns]
+    lines = [[_cell(name) for name in table.columns], ["---:" if number else "---" for number in numeric]]
+    lines += [[_cell(value) for value in row] for row in table.itertuples(index=False)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def write_tables(runs: Sequence[RunData], folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Writes tasks, categories and overall, each as .csv (all digits) and .md.
+
+    Args:
+      runs: the runs to compare.
+      folder: where to write.
+
+    Returns:
+      The files.
+
+    Raises:
+      InputError: if a file cannot be written.
+    """
+    columns = compared(runs)
+    tables = dict(overall=overall_table(runs), categories=category_table(columns), tasks=task_table(columns))
+    written = []
+    for name, table in tables.items():
+        for suffix, text in ((".csv", table.to_csv(index=False)), (".md", to_markdown(table))):
+            written.append(pathlib.Path(folder) / f"{name}{suffix}")
+            write_whole(written[-1], text)
+    return written
+
+
+def _all_tasks(columns: Sequence[Column]) -> dict[str, Scores]:
+    """Returns all tasks of all columns, each with scores of the last column that has it."""
+    return {task: scores for column in columns for task, scores in column.scores.items()}
+
+
+def _metrics(columns: Sequence[Column]) -> list[str]:
+    names = [name for scores in _all_tasks(columns).values() for name in scores.metrics]
+    return list(dict.fromkeys(names))
+
+
+def _category_row(category: str, members: Sequence[Scores], columns: Sequence[Column]) -> dict:
+    metric = headline(category, columns[-1])
+    tasks = [scores.task for scores in members]
+    n = sum(scores.n for scores in members)
+    row: dict[str, Any] = dict(category=category, tasks=len(tasks), n=n, metric=metric)
+    for column in columns:
+        found = [column.scores[task] for task in tasks if task in column.scores]
+        row[column.label] = text_metrics.overall(found).metrics.get(metric) if found else None
+        values = [value for task in tasks for value in column.examples.get(task, {}).get(metric, ())]
+        interval = text_metrics.bootstrap_interval(values) if values else (None, None)
+        row[f"{column.label} low"], row[f"{column.label} high"] = interval
+    return row
+
+
+def _cell(value: object) -> str:
+    import pandas as pd
+
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return ""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")
