@@ -193,9 +193,10 @@ def train_sentencepiece(
             minloglevel=2,
         )
     except (RuntimeError, ValueError, OSError) as error:
+        most = re.search(r"<= (\d+)", str(error))
+        hint = f"at most {int(most[1]) + extra_ids} ids can" if most else _one_line(error)
         raise InputError(
-            f"a vocabulary of {vocab_size} ids ({extra_ids} sentinels) cannot be learnt from these texts: "
-            f"{_one_line(error)}"
+            f"a vocabulary of {vocab_size} ids ({extra_ids} sentinels) cannot be learnt from these texts: {hint}"
         ) from error
     tokenizer = _from_sentencepiece(Path(path), buffer.getvalue(), extra_ids)
     tokenizer.save(Path(path).parent)

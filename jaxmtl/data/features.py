@@ -21,7 +21,7 @@ class EncDecConverter(seqio.FeatureConverter):
 
     TASK_FEATURES = {name: _SPEC(dtype=tf.int32) for name in ("inputs", "targets")}
     MODEL_FEATURES = {**TASK_FEATURES, "loss_mask": _SPEC(dtype=tf.float32)}
-    PACKING_FEATURE_DTYPES = None
+    PACKING_FEATURE_DTYPES: Mapping[str, tf.DType] = {}
 
     def __init__(self, pad_id: int = 0, **options: Any) -> None:
         super().__init__(pack=False, **options)
@@ -52,6 +52,5 @@ class EncDecConverter(seqio.FeatureConverter):
 
 
 def _pad(values: tf.Tensor, length: int, fill: float) -> tf.Tensor:
-    missing = length - tf.shape(values)[0]
-    padded = tf.pad(values, [[0, missing]], constant_values=tf.cast(fill, values.dtype))
-    return tf.ensure_shape(padded, [length])
+    filling = tf.fill([length - tf.shape(values)[0]], tf.cast(fill, values.dtype))
+    return tf.ensure_shape(tf.concat([values, filling], axis=0), [length])

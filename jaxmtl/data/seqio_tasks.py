@@ -35,13 +35,16 @@ class SpecSource(seqio.DataSource):
         self.task = task
         self.preprocessing = preprocessing
         self.tokenizer = tokenizer
-        sizes = {split: len(indices) for split, indices in task.splits.items()}
-        super().__init__(splits=list(sizes), num_input_examples=sizes)
+        super().__init__(splits=list(task.splits))
 
     @property
     def supports_arbitrary_sharding(self) -> bool:
         """Whether the source can be cut into any number of shards: no, SeqIO then cuts the examples."""
         return False
+
+    def num_input_examples(self, split: str) -> int:
+        """Returns the number of examples of a split."""
+        return len(self.task.split(split))
 
     def list_shards(self, split: str) -> Sequence[str]:
         """Returns the only shard of a split."""

@@ -50,7 +50,8 @@ class SpecialSentencePieceVocabulary(seqio.SentencePieceVocabulary):
         return tf.ensure_shape(ids, [None])
 
     def _special_names(self) -> str:
-        pieces = (self.tokenizer.IdToPiece(index) for index in (self.pad_id, self.eos_id, self.unk_id))
+        model: Any = self.tokenizer
+        pieces = [model.id_to_piece(index) for index in (model.pad_id(), model.eos_id(), model.unk_id())]
         return rf"(?s).*({'|'.join(map(re.escape, [*pieces, '<extra_id_']))}).*"
 
 
@@ -124,7 +125,7 @@ def _same_tokenizer(file: str, extra_ids: int) -> Tokenizer:
 
 
 def _python_encode(encode: Any, text: tf.Tensor) -> tf.Tensor:
-    def run(value: tf.Tensor) -> tf.Tensor:
+    def run(value: Any) -> tf.Tensor:
         return tf.constant(encode(value.numpy().decode("utf-8")), tf.int32)
 
     return tf.py_function(run, [text], tf.int32)

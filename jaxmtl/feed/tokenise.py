@@ -286,24 +286,20 @@ def _plain(value: Any) -> Any:
 
 
 def _probe() -> TaskSpec:
-    demos = [
-        [
-            Demonstration(inputs=f"{kind} question {k}", output=f"{kind} answer {k}", explanation=f"Because {k}.")
-            for k in range(5)
-        ]
-        for kind in ("good", "bad")
-    ]
-    texts = ["short question", "long question " + " ".join(f"word{k}" for k in range(1000))]
+    good, bad = (
+        tuple(Demonstration(inputs=f"{mark}{k}", output=f"{k}", explanation=f"{k}!") for k in range(5)) for mark in "ab"
+    )
+    long = " ".join(f"word{k}" for k in range(1000))  # so that limits of length show
     examples = tuple(
-        Example(id=f"e{k}", inputs=texts[k % 7 == 6], targets=(f"one {k}", f"two {k}", f"three {k}")) for k in range(14)
+        Example(id=f"e{k}", inputs=long if k == 6 else f"c{k}", targets=(f"d{k}", f"e{k}", f"f{k}")) for k in range(14)
     )
     return TaskSpec(
         name="task040_probe_text",
         category="Probe",
-        definition="Answer the question.",
+        definition="Go.",
         examples=examples,
-        positive=tuple(demos[0]),
-        negative=tuple(demos[1]),
+        positive=good,
+        negative=bad,
         splits={"train": tuple(range(14))},
     )
 

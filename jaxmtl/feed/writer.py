@@ -247,7 +247,7 @@ def existing_store(
                 f"token store {folder} holds other examples of task {task}, split {split!r} than asked for; remove it "
                 "or cache into another folder"
             )
-    if [key for key in found if key in origins] != sorted(origins, key=list(found).index):
+    if list(found) != list(origins):
         raise InputError(f"token store {folder} holds its tasks in another order; cache into another folder")
     return TokenStore(folder)
 

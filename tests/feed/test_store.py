@@ -1,0 +1,396 @@
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import textwrap
+import time
+
+import hypothesis
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import strategies as st
+
+from jaxmtl import tokenizers
+from jaxmtl.feed import tokenise
+from jaxmtl.feed.store import TokenStore
+from jaxmtl.feed.tokenise import Preprocessing, cache_tasks, describe
+from jaxmtl.feed.writer import Rows, StoreWriter
+from jaxmtl.tasks import prompts
+from jaxmtl.tasks.spec import TaskSpec
+from jaxmtl.types import Example, InputError, UnknownNameError
+
+
+def rows(count: int = 3) -> Rows:
+    return Rows(
+        ids=[f"e{k}" for k in range(count)],
+        inputs=[[5 + k, 6, 1] for k in range(count)],
+        targets=[[9, 1]] * count,
+        references=[["a", "b"]] * count,
+    )
+
+
+@pytest.fixture
+def copy(store: TokenStore, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(store.folder, tmp_path / "copy"))
+
+
+def test_rows_are_prompt_and_target_ids(
+    store: TokenStore, tasks: list[TaskSpec], tokenizer: tokenizers.Tokenizer, preprocessing: Preprocessing
+) -> None:
+    for task in tasks:
+        for split in task.splits:
+            examples = store.examples(task.name, split)
+            assert examples.ids == [example.id for example in task.split(split)]
+            assert examples.references == [list(example.targets) for example in task.split(split)]
+            for index, example in enumerate(task.split(split)):
+                inputs, targets = examples.row(index)
+                text = prompts.tk_instruct(task, example, num_positive=1, max_tokens=96, tokenizer=tokenizer)
+                assert inputs.tolist() == tokenizer.encode(text)
+                full = tokenizer.encode(example.targets[0])
+                assert targets.tolist() == (full if len(full) <= 16 else [*full[:15], 1])
+    assert any(len(tokenizer.encode(e.targets[0])) > 16 for e in tasks[0].examples)  # cutting did take part
+
+
+def test_rows_are_views_of_the_file(store: TokenStore) -> None:
+    inputs, targets = store.examples("a", "train").row(3)
+    assert inputs.dtype == targets.dtype == np.int32
+    assert inputs.base is not None and not inputs.flags.owndata and not inputs.flags.writeable
+    many, _ = store.examples("a", "train").rows([3, 0])
+    assert np.shares_memory(many[0], inputs)
+
+
+def test_names_sizes_and_lengths(store: TokenStore, tasks: list[TaskSpec]) -> None:
+    assert store.task_names("train") == [task.name for task in tasks]
+    assert store.task_names("test") == ["task001_first", "task003.third", "a"]
+    assert store.sizes("test").tolist() == [3, 1, 20] and store.sizes("test").dtype == np.int64
+    examples = store.examples("a", "test")
+    input_lengths, target_lengths = examples.lengths()
+    for index in range(len(examples)):
+        inputs, targets = examples.row(index)
+        assert (input_lengths[index], target_lengths[index]) == (len(inputs), len(targets))
+    entry = store.entry("a", "test")
+    assert (entry.num_input_tokens, entry.max_target_tokens) == (input_lengths.sum(), target_lengths.max())
+    assert store.lengths("test")[0].sum() == sum(e.num_input_tokens for e in store.manifest.splits["test"].values())
+
+
+def test_unknown_names_are_input_errors(store: TokenStore) -> None:
+    for call in (
+        lambda: store.task_names("trian"),
+        lambda: store.examples("b", "test"),
+        lambda: store.examples("task002-second", "test"),
+    ):
+        with pytest.raises(UnknownNameError, match="closest"):
+            call()
+
+
+def test_the_file_is_plain_arrow(store: TokenStore) -> None:
+    with pa.memory_map(str(store.folder / "test" / "a.arrow")) as source:
+        table = pa.ipc.open_file(source).read_all()
+    assert table.column_names == ["inputs", "targets", "id", "references"]
+    assert table.column("inputs")[2].as_py() == store.examples("a", "test").row(2)[0].tolist()
+
+
+def test_caching_twice_gives_the_same_bytes(
+    store: TokenStore,
+    tasks: list[TaskSpec],
+    preprocessing: Preprocessing,
+    tokenizer: tokenizers.Tokenizer,
+    tmp_path: pathlib.Path,
+) -> None:
+    again = cache_tasks(tasks, ["train", "test"], tmp_path / "again", preprocessing, tokenizer)
+    files = sorted(path.relative_to(store.folder) for path in store.folder.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(again.folder) for path in again.folder.rglob("*") if path.is_file())
+    assert all((store.folder / file).read_bytes() == (again.folder / file).read_bytes() for file in files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again"]
+
+
+def test_an_existing_store_is_opened_only_if_it_holds_the_same(
+    copy: pathlib.Path, tasks: list[TaskSpec], preprocessing: Preprocessing, tokenizer: tokenizers.Tokenizer
+) -> None:
+    def cache(use: list[TaskSpec], how: Preprocessing) -> TokenStore:
+        return cache_tasks(use, ["train", "test"], copy, how, tokenizer)
+
+    before = (copy / "manifest.json").stat().st_mtime_ns
+    cache(tasks, preprocessing)
+    assert (copy / "manifest.json").stat().st_mtime_ns == before
+    with pytest.raises(InputError, match=r"max_target_tokens is 16, asked for 17"):
+        cache(tasks, dataclasses.replace(preprocessing, max_target_tokens=17))
+    with pytest.raises(InputError, match="other examples of task a"):
+        cache(tasks[:-1], preprocessing)
+    changed = dataclasses.replace(tasks[1], definition="Another one.")
+    with pytest.raises(InputError, match="other examples of task task002-second"):
+        cache([tasks[0], changed, *tasks[2:]], preprocessing)
+    with pytest.raises(InputError, match="another order"):
+        cache(tasks[::-1], preprocessing)
+
+
+def test_check_names_each_field_that_differs(
+    store: TokenStore, preprocessing: Preprocessing, tokenizer: tokenizers.Tokenizer
+) -> None:
+    store.check(vocabulary=tokenizer, preprocessing=describe(preprocessing, tokenizer))
+    store.check()
+    other = tokenizers.load_tokenizer(tokenizer.source, extra_ids=11)
+    with pytest.raises(InputError, match=r"vocabulary.fingerprint is '.*'; vocabulary.size is 80, asked for 81"):
+        store.check(vocabulary=other)
+    prompt = functools.partial(prompts.tk_instruct, num_positive=2, max_tokens=96)
+    asked = describe(dataclasses.replace(preprocessing, prompt=prompt), tokenizer)
+    with pytest.raises(InputError, match=r"prompt.arguments.num_positive is 1, asked for 2") as caught:
+        store.check(preprocessing=asked)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_description_sees_settings_bound_out_of_sight(
+    preprocessing: Preprocessing, tokenizer: tokenizers.Tokenizer
+) -> None:
+    def hidden(count: int) -> Preprocessing:
+        def tk_instruct(task: TaskSpec, example: Example, *, tokenizer: tokenizers.Tokenizer) -> str:
+            return prompts.tk_instruct(task, example, num_positive=count, tokenizer=tokenizer)
+
+        return dataclasses.replace(preprocessing, prompt=tk_instruct)
+
+    assert describe(hidden(1), tokenizer) == describe(hidden(1), tokenizer)
+    assert describe(hidden(1), tokenizer) != describe(hidden(2), tokenizer)
+    seeded = [functools.partial(tokenise.seeded_reference, seed=seed) for seed in (0, 1)]
+    described = [describe(dataclasses.replace(preprocessing, reference=one), tokenizer) for one in seeded]
+    assert described[0]["probe"] != described[1]["probe"]
+    json.dumps(described)
+
+
+def test_seeded_reference_is_one_of_them_and_all_are_reached(tasks: list[TaskSpec]) -> None:
+    task = tasks[3]
+    chosen = [tokenise.seeded_reference(task, example, seed=1) for example in task.examples]
+    places = [example.targets.index(text) for example, text in zip(task.examples, chosen, strict=True)]
+    assert {0, 1, 2} == set(places)
+    assert chosen == [tokenise.seeded_reference(task, example, seed=1) for example in task.examples]
+
+
+def test_the_stored_tokenizer_is_the_one_it_was_made_with(store: TokenStore, tokenizer: tokenizers.Tokenizer) -> None:
+    assert store.tokenizer().fingerprint == tokenizer.fingerprint
+
+
+def test_verify_finds_a_changed_byte(copy: pathlib.Path) -> None:
+    told: list[tuple[int, int, str]] = []
+    TokenStore(copy).verify(lambda *args: told.append(args))
+    assert told[-1][:2] == (7, 7)
+    file = copy / "train" / "a.arrow"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    store = TokenStore(copy)
+    with pytest.raises(InputError, match=r"a\.arrow is damaged .*checksum"):
+        store.verify()
+
+
+def test_cut_or_missing_files_are_refused_at_opening(copy: pathlib.Path) -> None:
+    file = copy / "train" / "a.arrow"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"a\.arrow is damaged or missing \(\d+ bytes, expected \d+\)"):
+        TokenStore(copy)
+    file.unlink()
+    with pytest.raises(InputError, match="No such file"):
+        TokenStore(copy)
+
+
+@hypothesis.given(st.data())
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=40)
+def test_damaged_files_give_input_errors_or_the_right_number_of_rows(copy: pathlib.Path, data: st.DataObject) -> None:
+    file = copy / "test" / "a.arrow"
+    good = file.read_bytes()
+    content = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(content)
+    try:
+        assert len(TokenStore(copy).examples("a", "test")) == 20
+    except InputError:
+        pass
+    finally:
+        file.write_bytes(good)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": "other"}, "does not describe a token store"),
+        ({"version": 99}, "version 99, expected 1"),
+        ({"vocabulary": {}}, "damaged"),
+        ({"vocabulary": None}, "damaged"),
+        ({"preprocessing": []}, "damaged"),
+        ({"splits": []}, "damaged"),
+        ({"splits": {"train": {"a": {}}}}, "damaged"),
+        ({"splits": {"train": {"../a": {}}}}, "no task name"),
+        ({"splits": {"../train": {}}}, "no task name"),
+        ({"splits": {"tokenizer": {}}}, "may not be called"),
+    ],
+)
+def test_bad_manifests_are_input_errors(copy: pathlib.Path, change: dict, message: str) -> None:
+    file = copy / "manifest.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(InputError, match=message):
+        TokenStore(copy)
+
+
+def test_a_manifest_cannot_lead_out_of_its_folder(copy: pathlib.Path) -> None:
+    file = copy / "manifest.json"
+    manifest = json.loads(file.read_text())
+    manifest["splits"]["test"]["a"]["file"] = "../../etc/passwd"
+    file.write_text(json.dumps(manifest))
+    assert TokenStore(copy).entry("a", "test").file == "test/a.arrow"
+
+
+def test_folders_that_are_no_store_are_input_errors(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        TokenStore(tmp_path / "none")
+    with pytest.raises(InputError, match="no finished token store"):
+        TokenStore(tmp_path)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be read"):
+        TokenStore(tmp_path)
+
+
+def test_a_stopped_run_is_resumed_and_ends_in_the_same_store(
+    store: TokenStore,
+    tasks: list[TaskSpec],
+    preprocessing: Preprocessing,
+    tokenizer: tokenizers.Tokenizer,
+    tmp_path: pathlib.Path,
+) -> None:
+    folder = tmp_path / "store"
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache_tasks(tasks, ["train", "test"], folder, preprocessing, tokenizer, progress=stop)
+    assert not folder.exists()
+    unfinished = tmp_path / ".store.unfinished"
+    written = {path: path.stat().st_mtime_ns for path in unfinished.rglob("*.arrow")}
+    assert len(written) == 3
+    (unfinished / "train" / "a.arrow").write_bytes(b"half a file")
+    made: list[str] = []
+
+    def make_rows(task: TaskSpec, split: str) -> Rows:
+        made.append(f"{split}/{task.name}")
+        return tokenise.tokenise(task, split, preprocessing, tokenizer)
+
+    parts = tokenise.task_splits(tasks, ["train", "test"])
+    tokenise.cache_rows(parts, make_rows, folder, describe(preprocessing, tokenizer), tokenizer)
+    assert made == ["train/a", "test/task001_first", "test/task003.third", "test/a"]
+    assert (folder / "manifest.json").read_bytes() == (store.folder / "manifest.json").read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "test", "tokenizer", "train"]
+    assert not unfinished.exists()
+
+
+def test_a_stopped_run_with_other_settings_is_not_resumed(
+    tasks: list[TaskSpec], preprocessing: Preprocessing, tokenizer: tokenizers.Tokenizer, tmp_path: pathlib.Path
+) -> None:
+    def unfinished(how: Preprocessing) -> StoreWriter:
+        return StoreWriter(tmp_path / "store", tokenizer, describe(how, tokenizer))
+
+    with unfinished(preprocessing) as writer:
+        writer.add("a", "train", rows(), category="c", metric="rouge_l", origin="o")
+    with unfinished(preprocessing) as writer:
+        assert writer.reuse("a", "train", "o")
+        assert not writer.reuse("a", "train", "other texts")
+    with unfinished(dataclasses.replace(preprocessing, max_input_tokens=50)) as writer:
+        assert not writer.reuse("a", "train", "o")
+
+
+def test_two_writers_of_one_store_are_refused(tokenizer: tokenizers.Tokenizer, tmp_path: pathlib.Path) -> None:
+    with StoreWriter(tmp_path / "store", tokenizer, {}):
+        with pytest.raises(InputError, match="another process is writing"):
+            with StoreWriter(tmp_path / "store", tokenizer, {}):
+                pass
+
+
+def test_a_taken_folder_is_left_alone(tokenizer: tokenizers.Tokenizer, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(InputError, match="is there already"):
+        with StoreWriter(tmp_path, tokenizer, {}):
+            pass
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/x", "", ".hidden", "a/b", "x" * 300, "nul\0"])
+def test_unsafe_names_are_refused(tokenizer: tokenizers.Tokenizer, tmp_path: pathlib.Path, name: str) -> None:
+    with StoreWriter(tmp_path / "s" / "store", tokenizer, {}) as writer:
+        for task, split in ((name, "train"), ("a", name)):
+            with pytest.raises(InputError, match="no task name"):
+                writer.add(task, split, rows(), category="", metric="", origin="")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s"]
+
+
+def test_bad_rows_are_input_errors(tokenizer: tokenizers.Tokenizer, tmp_path: pathlib.Path) -> None:
+    bad = {
+        "has no examples": rows(0),
+        "input ids from 1 to 80; expected 0 to 79": dataclasses.replace(rows(1), inputs=[[80, 1]]),
+        "target ids from -1 to 1": dataclasses.replace(rows(1), targets=[[-1, 1]]),
+        "without any token": dataclasses.replace(rows(1), targets=[[]]),
+        "expected as many of each": dataclasses.replace(rows(2), references=[["a"]]),
+    }
+    with StoreWriter(tmp_path / "store", tokenizer, {}) as writer:
+        for message, wrong in bad.items():
+            with pytest.raises(InputError, match=message):
+                writer.add("a", "train", wrong, category="", metric="", origin="")
+        with pytest.raises(InputError, match="would be empty"):
+            writer.finish()
+
+
+def test_splits_that_would_be_left_out_silently_are_input_errors(tasks: list[TaskSpec]) -> None:
+    empty = dataclasses.replace(tasks[1], splits={"train": ()})
+    for use, splits, message in (
+        ([empty], ["train"], "split 'train' is empty"),
+        (tasks, ["test"], "unknown split of task task002-second"),
+        (tasks, ["train", "tset"], "unknown split 'tset'"),
+        ([tasks[0], tasks[0]], ["train"], "two tasks are called"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tokenise.task_splits(use, splits)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_store(tokenizer: tokenizers.Tokenizer, tmp_path: pathlib.Path) -> None:
+    # A limit on the size of files stands in for a full disk: the operating system fails the write half-way.
+    script = textwrap.dedent(
+        """
+        import resource, sys
+        from jaxmtl.feed.writer import Rows, StoreWriter
+        from jaxmtl.tokenizers import load_tokenizer
+        from jaxmtl.types import InputError
+        with StoreWriter(sys.argv[1], load_tokenizer(sys.argv[2]), {}) as writer:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+            many = Rows(ids=list("abc"), inputs=[[5] * 9000] * 3, targets=[[1]] * 3, references=[["x"]] * 3)
+            try:
+                writer.add("a", "train", many, category="", metric="", origin="")
+            except InputError as error:
+                print(error)
+        """
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "store"), str(tokenizer.source)]
+    root = pathlib.Path(__file__).parents[2]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    assert "cannot be written (File too large)" in done.stdout and done.stdout.count("\n") == 1
+    assert not (tmp_path / "store").exists()
+    assert not list((tmp_path / ".store.unfinished").rglob("*.arrow*"))
+
+
+def test_1600_tasks_open_fast_and_lazily(tokenizer: tokenizers.Tokenizer, tmp_path: pathlib.Path) -> None:
+    with StoreWriter(tmp_path / "store", tokenizer, {}) as writer:
+        writer.add("t0", "train", rows(), category="", metric="", origin="")
+        entry = writer._entries["train"]["t0"]
+        for number in range(1, 1600):  # links, so that the test does not wait for 1,600 writes to reach the disk
+            file = writer.unfinished / "train" / f"t{number}.arrow"
+            file.hardlink_to(writer.unfinished / entry.file)
+            writer._entries["train"][f"t{number}"] = dataclasses.replace(entry, file=f"train/t{number}.arrow")
+        writer.finish()
+    start = time.perf_counter()
+    store = TokenStore(tmp_path / "store")
+    assert len(store.task_names("train")) == 1600 and store._opened == {}
+    for name in store.task_names("train"):  # more than a process may have open files
+        store.examples(name, "train").row(0)
+    assert time.perf_counter() - start < 2
