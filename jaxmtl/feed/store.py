@@ -36,10 +36,8 @@ class Examples:
 
     def __init__(self, file: Path) -> None:
         self._batch = _map_batch(file)
-        inputs, targets = self._batch.column(0), self._batch.column(1)
-        # Offsets count from the start of the values; a file that we wrote has no gap before the first.
-        self._input_ids, self._input_ends = inputs.values.to_numpy(), inputs.offsets.to_numpy()
-        self._target_ids, self._target_ends = targets.values.to_numpy(), targets.offsets.to_numpy()
+        self._input_ids, self._input_ends = _ragged_views(self._batch.column(0), file)
+        self._target_ids, self._target_ends = _ragged_views(self._batch.column(1), file)
 
     def __len__(self) -> int:
         return self._batch.num_rows
@@ -292,9 +290,21 @@ def _map_batch(file: Path) -> pa.RecordBatch:
         with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as reader:
             if reader.num_record_batches != 1 or not reader.schema.equals(SCHEMA):
                 raise _damaged(file, "not one record batch of the expected columns")
-            return reader.get_batch(0)
-    except (OSError, pa.ArrowInvalid) as error:
+            batch = reader.get_batch(0)
+            batch.validate()  # lengths only: nothing is read that is not asked for
+            return batch
+    except (OSError, pa.ArrowException) as error:
         raise _damaged(file, " ".join(str(error).split())) from error
+
+
+def _ragged_views(column: pa.LargeListArray, file: Path) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        values, ends = column.values.to_numpy(), column.offsets.to_numpy()
+    except pa.ArrowException as error:
+        raise _damaged(file, " ".join(str(error).split())) from error
+    if ends[0] != 0 or ends[-1] != len(values) or (np.diff(ends) < 0).any():
+        raise _damaged(file, "row ends that do not fit the ids")
+    return values, ends
 
 
 def _damaged(file: Path, reason: str) -> InputError:

@@ -142,7 +142,10 @@ class StoreWriter:
                     f"{where}: {name} ids from {values.min()} to {values.max()}; expected 0 to "
                     f"{self._vocabulary.size - 1}, the vocabulary of the store"
                 )
-        content = _arrow_file(rows, inputs, targets)
+        try:
+            content = _arrow_file(rows, inputs, targets)
+        except (TypeError, UnicodeError, pa.ArrowException) as error:
+            raise InputError(f"{where}: an id or reference is no Unicode text ({str(error)[:100]!r})") from error
         entry = Entry(
             file=file_of(split, task),
             sha256=hashlib.sha256(content).hexdigest(),

@@ -332,6 +332,7 @@ def test_bad_rows_are_input_errors(tokenizer: tokenizers.Tokenizer, tmp_path: pa
         "input ids from 1 to 80; expected 0 to 79": dataclasses.replace(rows(1), inputs=[[80, 1]]),
         "target ids from -1 to 1": dataclasses.replace(rows(1), targets=[[-1, 1]]),
         "without any token": dataclasses.replace(rows(1), targets=[[]]),
+        "no Unicode text": dataclasses.replace(rows(1), references=[["a", "\ud800"]]),
         "expected as many of each": dataclasses.replace(rows(2), references=[["a"]]),
     }
     with StoreWriter(tmp_path / "store", tokenizer, {}) as writer:

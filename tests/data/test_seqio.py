@@ -1,0 +1,334 @@
+import dataclasses
+import functools
+import importlib
+import itertools
+import pathlib
+import random
+import types
+
+import numpy as np
+import pytest
+import tokenizers as hf_tokenizers
+
+from jaxmtl import tokenizers
+from jaxmtl.feed import tokenise
+from jaxmtl.feed.store import TokenStore
+from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
+from jaxmtl.tasks import catalog, prompts, rates
+from jaxmtl.tasks.spec import Demonstration, TaskSpec
+from jaxmtl.types import Example, InputError, UnknownNameError
+
+pytestmark = pytest.mark.tf
+DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
+WORDS = "the quick brown fox jumps over lazy dogs and cats while seven birds sing old songs".split()
+ODD_TEXTS = [
+    "",
+    " ",
+    "fox\n dogs",
+    "é ☃ fox",
+    "a<extra_id_0>b",
+    "<extra_id_3> fox",
+    "fox </s> dogs <pad>",
+    "<extra_id_",
+]
+
+
+def make_task(name: str, size: int, odd: tuple[str, ...] = ()) -> TaskSpec:
+    generator = random.Random(name)
+    texts = [*odd, *(" ".join(generator.choices(WORDS, k=generator.randint(1, 40))) for _ in range(size - len(odd)))]
+    return TaskSpec(
+        name=name,
+        category="Toy",
+        definition=f"Answer the {name} fox.",
+        positive=(Demonstration(inputs="old fox", output="dogs"),),
+        examples=tuple(
+            Example(
+                id=f"{name} {k} é", inputs=text, targets=(" ".join(text.split()[:30]) or "none", "fox", "☃")[k % 2 :]
+            )
+            for k, text in enumerate(texts)
+        ),
+        splits={"train": tuple(range(size)), "test": (1, 0)},
+    )
+
+
+@pytest.fixture(scope="module")
+def data() -> types.SimpleNamespace:
+    names = ("cache", "features", "seqio_mixtures", "seqio_tasks", "vocabularies")
+    parts = {name: importlib.import_module(f"jaxmtl.data.{name}") for name in names}
+    return types.SimpleNamespace(seqio=importlib.import_module("seqio"), **parts)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tokenizers.Tokenizer:
+    generator = random.Random(0)
+    corpus = [" ".join(generator.choices(WORDS, k=12)) + " Definition: Input: Output: example -" for _ in range(400)]
+    return tokenizers.train_sentencepiece(corpus, tmp_path_factory.mktemp("vocabulary") / "spiece.model", 80, 10)
+
+
+@pytest.fixture(scope="module")
+def framed(tmp_path_factory: pytest.TempPathFactory) -> tokenizers.Tokenizer:
+    words = ["<s>", "<pad>", "</s>", "<unk>", *WORDS, "Definition", "Input", "Output", ":", "."]
+    pipeline = hf_tokenizers.Tokenizer(
+        hf_tokenizers.models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
+    )
+    pipeline.pre_tokenizer = hf_tokenizers.pre_tokenizers.Whitespace()
+    pipeline.post_processor = hf_tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    pipeline.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
+    folder = tmp_path_factory.mktemp("json")
+    pipeline.save(str(folder / "tokenizer.json"))
+    return tokenizers.load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def preprocessing() -> Preprocessing:
+    prompt = functools.partial(prompts.tk_instruct, num_positive=1, max_tokens=96)
+    return Preprocessing(prompt=prompt, max_input_tokens=96, max_target_tokens=16)
+
+
+@pytest.fixture(scope="module")
+def tasks() -> list[TaskSpec]:
+    return [make_task("task1-z", 12, tuple(ODD_TEXTS)), make_task("task2.b", 30), make_task("a", 5)]
+
+
+def same_files(first: TokenStore, second: TokenStore) -> bool:
+    def content(store: TokenStore) -> dict[pathlib.Path, bytes]:
+        files = [path for path in store.folder.rglob("*") if path.is_file()]
+        return {path.relative_to(store.folder): path.read_bytes() for path in files}
+
+    return content(first) == content(second)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "framed"])
+def test_vocabularies_give_the_tokenizers_ids(
+    data: types.SimpleNamespace, kind: str, request: pytest.FixtureRequest
+) -> None:
+    ours: tokenizers.Tokenizer = request.getfixturevalue(kind)
+    vocabulary = data.vocabularies.vocabulary(ours)
+    assert isinstance(vocabulary, data.seqio.Vocabulary)
+    assert (vocabulary.vocab_size, vocabulary.eos_id, vocabulary.unk_id, vocabulary.pad_id) == (
+        ours.vocab_size,
+        ours.eos_token_id,
+        ours.unk_token_id,
+        ours.pad_token_id,
+    )
+    for text in [*ODD_TEXTS, "the quick brown fox", *WORDS]:
+        assert [*vocabulary.encode(text), ours.eos_token_id] == ours.encode(text)
+        assert vocabulary.encode_tf(text).numpy().tolist() == list(vocabulary.encode(text))
+    ids = ours.encode("quick brown fox")
+    assert vocabulary.decode(ids) == "quick brown fox"
+    assert vocabulary.decode_tf(np.array(ids, np.int32)).numpy().decode() == "quick brown fox"
+    assert vocabulary == data.vocabularies.vocabulary(tokenizers.load_tokenizer(ours.source.parent))
+
+
+def test_a_sentencepiece_vocabulary_is_seqios_own_kind(
+    data: types.SimpleNamespace, tokenizer: tokenizers.Tokenizer
+) -> None:
+    vocabulary = data.vocabularies.vocabulary(tokenizer)
+    assert isinstance(vocabulary, data.seqio.SentencePieceVocabulary)
+    plain = data.seqio.SentencePieceVocabulary(str(tokenizer.source), extra_ids=tokenizer.num_extra_ids)
+    for text in ["fox dogs", "the <extra_id_0> fox", "<extra_id_9>"]:
+        assert list(vocabulary.encode(text)) == plain.encode(text)
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "framed"])
+@pytest.mark.parametrize("reference", [tokenise.first_reference, tokenise.seeded_reference])
+def test_both_ways_write_the_same_bytes(
+    data: types.SimpleNamespace,
+    tasks: list[TaskSpec],
+    preprocessing: Preprocessing,
+    tmp_path: pathlib.Path,
+    kind: str,
+    reference: tokenise.Reference,
+    request: pytest.FixtureRequest,
+) -> None:
+    ours = request.getfixturevalue(kind)
+    how = dataclasses.replace(preprocessing, reference=reference)
+    name = f"bytes_{kind}_{reference.__name__}"
+    names = data.seqio_tasks.register(tasks, how, ours, prefix=name)
+    data.seqio_mixtures.register(name, names, rates.uniform)
+    told: list[tuple[int, int, str]] = []
+    through_seqio = data.cache.cache_mixture(
+        name, ["train", "test"], tmp_path / "seqio", progress=lambda *news: told.append(news)
+    )
+    assert same_files(through_seqio, cache_tasks(tasks, ["train", "test"], tmp_path / "direct", how, ours))
+    assert told[-1] == (6, 6, "a test")
+
+
+def test_caching_goes_on_where_it_was_stopped(
+    data: types.SimpleNamespace,
+    tasks: list[TaskSpec],
+    preprocessing: Preprocessing,
+    tokenizer: tokenizers.Tokenizer,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = data.seqio_tasks.register(tasks, preprocessing, tokenizer, prefix="resume")
+    data.seqio_mixtures.register("resume", names)
+
+    def stop(done: int, total: int, what: str) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        data.cache.cache_mixture("resume", ["train"], tmp_path / "store", progress=stop)
+    assert not (tmp_path / "store").exists()
+    made: list[str] = []
+    run = data.cache.pipeline_rows
+    monkeypatch.setattr(data.cache, "pipeline_rows", lambda *args: made.append(args[0]) or run(*args))
+    store = data.cache.cache_mixture("resume", ["train"], tmp_path / "store")
+    assert made == ["resume:a"]
+    assert store.sizes("train").tolist() == [12, 30, 5]
+
+
+def test_registered_tasks_serve_ordinary_seqio_users(
+    data: types.SimpleNamespace, tasks: list[TaskSpec], preprocessing: Preprocessing, tokenizer: tokenizers.Tokenizer
+) -> None:
+    names = data.seqio_tasks.register(tasks, preprocessing, tokenizer, prefix="user")
+    assert names == ["user:task1#z", "user:task2.b", "user:a"]
+    task = data.seqio.get_mixture_or_task("user:task2.b")
+    assert task.num_input_examples("train") == 30
+    lengths = {"inputs": 40, "targets": 6}
+    rows = list(task.get_dataset(lengths, "test", shuffle=False).as_numpy_iterator())
+    for row, example in zip(rows, tasks[1].split("test"), strict=True):
+        text = prompts.tk_instruct(tasks[1], example, num_positive=1, max_tokens=96, tokenizer=tokenizer)
+        full = tokenizer.encode(text)
+        assert row["inputs"].tolist() == (full if len(full) <= 40 else [*full[:39], 1])
+        assert row["inputs_pretokenized"].decode() == text
+        assert (row["id"].decode(), row["task"].decode()) == (example.id, "task2.b")
+        assert [one.decode() for one in row["references"]] == list(example.targets)
+    data.seqio_mixtures.register("user_mixture", names)
+    mixed = data.seqio.get_mixture_or_task("user_mixture").get_dataset(lengths, "train", shuffle=True, seed=0)
+    first = list(itertools.islice(mixed.as_numpy_iterator(), 20))
+    assert all(len(row["inputs"]) <= 40 and row["targets"][-1] == 1 for row in first)
+    shards = [
+        task.get_dataset(lengths, "train", shuffle=False, shard_info=data.seqio.ShardInfo(index, 3))
+        for index in range(3)
+    ]
+    ids = [row["id"] for shard in shards for row in shard.as_numpy_iterator()]
+    assert len(ids) == len(set(ids)) == 30
+
+
+def test_seqio_scores_predictions_with_our_metrics(
+    data: types.SimpleNamespace, tasks: list[TaskSpec], preprocessing: Preprocessing, tokenizer: tokenizers.Tokenizer
+) -> None:
+    [name] = data.seqio_tasks.register(tasks[1:2], preprocessing, tokenizer, prefix="score")
+    task = data.seqio.TaskRegistry.get(name)
+    example = {"references": np.array([b"the fox", b"old dogs"], object)}
+    target = task.postprocess_fn("the fox", example=example, is_target=True)
+    assert target == ["the fox", "old dogs"]
+    predictions = [task.postprocess_fn(text, example=example, is_target=False) for text in ("Old dogs.", "cats")]
+    scores = {k: v for metric in task.metric_fns for k, v in metric([target, target], predictions).items()}
+    assert scores == {"rouge_l": 0.5, "exact_match": 0.5}
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        rates.uniform,
+        rates.proportional,
+        functools.partial(rates.capped, limit=8),
+        functools.partial(rates.temperature, temperature=3.0, limit=20),
+    ],
+)
+def test_shares_equal_the_rate_functions(
+    data: types.SimpleNamespace,
+    tasks: list[TaskSpec],
+    preprocessing: Preprocessing,
+    tokenizer: tokenizers.Tokenizer,
+    rate: functools.partial,
+) -> None:
+    names = data.seqio_tasks.register(tasks, preprocessing, tokenizer, prefix="shares")
+    mixture = f"shares_{getattr(rate, '__name__', str(getattr(rate, 'keywords', '')).__hash__() % 97)}"
+    data.seqio_mixtures.register(mixture, names, rate)
+    weights = np.asarray(rate(np.array([12, 30, 5])))
+    expected = dict(zip(names, (weights / weights.sum()).tolist(), strict=True))
+    assert data.seqio_mixtures.shares(mixture) == pytest.approx(expected)
+    found = data.seqio.MixtureRegistry.get(mixture)
+    assert all(callable(one) for one in found.rate_per_task_name.values())
+
+
+def test_registering_again_is_fine_only_if_nothing_changed(
+    data: types.SimpleNamespace, tasks: list[TaskSpec], preprocessing: Preprocessing, tokenizer: tokenizers.Tokenizer
+) -> None:
+    def register(use: list[TaskSpec], how: Preprocessing) -> list[str]:
+        return data.seqio_tasks.register(use, how, tokenizer, prefix="again")
+
+    names = register(tasks, preprocessing)
+    assert register(tasks, dataclasses.replace(preprocessing)) == names
+    with pytest.raises(InputError, match="registered already with other examples, another prompt"):
+        register(tasks, dataclasses.replace(preprocessing, max_input_tokens=95))
+    with pytest.raises(InputError, match="again:a is registered already"):
+        register([dataclasses.replace(tasks[2], definition="Other.")], preprocessing)
+    data.seqio_mixtures.register("again_mixture", names, rates.uniform)
+    data.seqio_mixtures.register("again_mixture", names, rates.uniform)
+    for use, rate in ((names[:2], rates.uniform), (names, rates.proportional)):
+        with pytest.raises(InputError, match="other tasks or rates"):
+            data.seqio_mixtures.register("again_mixture", use, rate)
+
+
+def test_bad_requests_are_one_line_input_errors(
+    data: types.SimpleNamespace,
+    tasks: list[TaskSpec],
+    preprocessing: Preprocessing,
+    tokenizer: tokenizers.Tokenizer,
+    tmp_path: pathlib.Path,
+) -> None:
+    names = data.seqio_tasks.register(tasks, preprocessing, tokenizer, prefix="bad")
+    other = dataclasses.replace(preprocessing, max_input_tokens=50)
+    more = data.seqio_tasks.register([make_task("b", 4)], other, tokenizer, prefix="bad")
+    data.seqio_mixtures.register("bad_mixed", [*names, *more])
+    half = (Example(id="x", inputs="\ud800", targets=("y",)),)
+    broken = dataclasses.replace(tasks[2], name="broken", examples=half, splits={"train": (0,)})
+    data.seqio_tasks.register([broken], preprocessing, tokenizer, prefix="bad")
+    calls = {
+        "prefix of seqio tasks is 'a/b'": lambda: data.seqio_tasks.register(
+            tasks, preprocessing, tokenizer, prefix="a/b"
+        ),
+        "2 tasks, 1 of them different": lambda: data.seqio_mixtures.register("m", names[:1] * 2),
+        "0 tasks": lambda: data.seqio_mixtures.register("m", []),
+        "all tasks weigh 0": lambda: data.seqio_mixtures.register("m", names, lambda sizes: 0.0 * sizes),
+        "another prompt or limit": lambda: data.cache.cache_mixture("bad_mixed", ["train"], tmp_path / "s"),
+        "unknown split 'dev'": lambda: data.cache.cache_mixture(names[0], ["train", "dev"], tmp_path / "s"),
+        "bad:broken, split 'train'": lambda: data.cache.cache_mixture("bad:broken", ["train"], tmp_path / "s"),
+    }
+    for message, call in calls.items():
+        with pytest.raises(InputError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    for call in (
+        lambda: data.seqio_mixtures.register("m", ["bad:none"]),
+        lambda: data.seqio_mixtures.register("m", names, split="dev"),
+        lambda: data.cache.cache_mixture("none", ["train"], tmp_path / "s"),
+    ):
+        with pytest.raises(UnknownNameError, match="closest"):
+            call()
+    assert not (tmp_path / "s").exists()
+
+
+def test_the_converter_pads_and_masks_like_our_batches(
+    data: types.SimpleNamespace, tasks: list[TaskSpec], preprocessing: Preprocessing, framed: tokenizers.Tokenizer
+) -> None:
+    [name] = data.seqio_tasks.register(tasks[1:2], preprocessing, framed, prefix="features")
+    lengths = {"inputs": 50, "targets": 20}
+    rows = data.seqio.get_mixture_or_task(name).get_dataset(lengths, "train", shuffle=False)
+    converted = data.features.EncDecConverter(pad_id=framed.pad_token_id)(rows, lengths)
+    for row, batch in zip(rows.as_numpy_iterator(), converted.as_numpy_iterator(), strict=True):
+        assert batch.keys() == {"inputs", "targets", "loss_mask"}
+        for field, length in lengths.items():
+            assert batch[field].tolist() == row[field].tolist() + [1] * (length - len(row[field]))
+        count = len(row["targets"])
+        assert batch["loss_mask"].tolist() == [1.0] * count + [0.0] * (20 - count)
+        assert batch["loss_mask"].dtype == np.float32
+
+
+@pytest.mark.real_data
+def test_real_tasks_give_the_same_bytes_both_ways(data: types.SimpleNamespace, tmp_path: pathlib.Path) -> None:
+    t5 = tokenizers.load_tokenizer(DATA / "tokenizers" / "t5")
+    every = catalog.load("sni", DATA / "sni")
+    chosen = [task for task in every.values() if "train" in task.splits][::60]
+    how = Preprocessing(prompt=functools.partial(prompts.tk_instruct, num_positive=2))
+    names = data.seqio_tasks.register(chosen, how, t5, prefix="real")
+    data.seqio_mixtures.register("real", names)
+    through_seqio = data.cache.cache_mixture("real", ["train"], tmp_path / "seqio")
+    assert len(chosen) >= 4
+    assert same_files(through_seqio, cache_tasks(chosen, ["train"], tmp_path / "direct", how, t5))
