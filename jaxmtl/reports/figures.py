@@ -61,14 +61,14 @@ def category_bars(table: "pd.DataFrame", columns: Sequence[Column]) -> bytes:
     figure, axes = _canvas(7.2, 1.3 + len(rows) * (0.2 + 0.17 * len(columns)))
     for number, (column, color) in enumerate(zip(columns, _colors(columns), strict=True)):
         centres = [place + (number - (len(columns) - 1) / 2) * thickness for place in range(len(rows))]
-        values = [_zero_for_none(row[column.label]) for row in rows]
+        values = [_zero_for_missing(row[column.label]) for row in rows]
         axes.barh(centres, values, thickness * 0.92, color=color, label=column.label)
         for centre, value, row in zip(centres, values, rows, strict=True):
             _draw_interval(axes, centre, value, row[f"{column.label} low"], row[f"{column.label} high"])
     names = [f"{row['category']} ({tables.NAMES.get(row['metric'], row['metric'])}, n={row['n']})" for row in rows]
     axes.set_yticks(range(len(rows)), [_short(name, 60) for name in names])
-    axes.invert_yaxis()
-    axes.set(xlabel=f"mean over examples, {unit}; whiskers: 95% bootstrap interval", title="Scores by category")
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set(xlabel=f"mean over examples, {unit}", title="Scores by category")
     if unit == "%":
         axes.set_xlim(0, 100)
     axes.grid(axis="x", alpha=0.3)
@@ -88,7 +88,7 @@ def task_dots(table: "pd.DataFrame", columns: Sequence[Column]) -> bytes:
     """
     rows, unit = _of_one_unit(table)
     score = lambda row, column: row[f"{row['metric']} ({column.label})"]
-    rows = sorted(rows, key=lambda row: _zero_for_none(score(row, columns[-1])), reverse=unit == "%")
+    rows = sorted(rows, key=lambda row: _zero_for_missing(score(row, columns[-1])), reverse=unit == "%")
     labelled = len(rows) <= MAX_LABELLED_TASKS
     figure, axes = _canvas(7.2, 1.4 + (0.19 * len(rows) if labelled else 9.0))
     for number, (column, color) in enumerate(zip(columns, _colors(columns), strict=True)):
@@ -100,6 +100,8 @@ def task_dots(table: "pd.DataFrame", columns: Sequence[Column]) -> bytes:
     names = [_short(row["task"], 46) for row in rows] if labelled else []
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(rows) - 0.4, -0.6)
+    if unit == "%":
+        axes.set_xlim(-2, 102)
     metrics = sorted({tables.NAMES.get(row["metric"], str(row["metric"])) for row in rows})
     axes.set(xlabel=f"{' or '.join(metrics)} (each task's headline metric), {unit}", title="Scores by task, best first")
     axes.grid(alpha=0.3)
@@ -116,6 +118,7 @@ def _canvas(width: float, height: float) -> tuple[Any, Any]:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
     return figure, axes
 
 
@@ -144,8 +147,8 @@ def _of_one_unit(table: "pd.DataFrame") -> tuple[list[dict[Any, Any]], str]:
     return (percent, "%") if percent else (rows, "nats per target token")
 
 
-def _draw_interval(axes: Any, centre: float, value: float, low: float | None, high: float | None) -> None:
-    if low is None or high is None or math.isnan(low):
+def _draw_interval(axes: Any, centre: float, value: float, low: float, high: float) -> None:
+    if math.isnan(low):
         return
     # A skewed resample could leave the mean outside; a bar cannot have a negative whisker.
     errors = [[max(value - low, 0.0)], [max(high - value, 0.0)]]
@@ -158,8 +161,8 @@ def _legend_below(figure: Any, axes: Any, columns: Sequence[Column]) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(columns)), frameon=False)
 
 
-def _zero_for_none(value: Any) -> float:
-    return 0.0 if value is None or math.isnan(value) else float(value)
+def _zero_for_missing(value: float) -> float:
+    return 0.0 if math.isnan(value) else float(value)
 
 
 def _short(text: str, most: int) -> str:

@@ -161,7 +161,8 @@ def _categories(table: "pd.DataFrame", columns: Sequence[Column], pictures: Mapp
             f"<tr><th scope=row>{_text(row['category'])}</th><td class=number>{row['tasks']}</td>"
             f"<td class=number>{row['n']}</td><td>{_text(metric)}</td>{cells}</tr>"
         )
-    picture = _picture(pictures["categories.png"], "Headline score of each category as bars; same numbers as the table")
+    text = "Headline score of each category as bars with 95% intervals as whiskers; same numbers as the table"
+    picture = _picture(pictures["categories.png"], text)
     return f"""<section>
 <h2>Categories</h2>
 <p>Mean over examples of each category's headline metric; in brackets a 95% bootstrap interval over examples, where the
@@ -238,7 +239,7 @@ def _table(table: "pd.DataFrame", names: Sequence[str], sortable: str = "") -> s
 
     number = {name: pd.api.types.is_numeric_dtype(table[name]) for name in names}
     style = {name: ' class="number"' if number[name] else "" for name in names}
-    label = {name: f"<button>{_text(_heading(name))}</button>" if sortable else _text(_heading(name)) for name in names}
+    label = {name: f"<button>{_heading(name)}</button>" if sortable else _heading(name) for name in names}
     head = "".join(f"<th{style[name]}>{label[name]}</th>" for name in names)
     rows = (
         "<tr>" + "".join(f"<td{style[name]}>{_text(_shown(row[name]))}</td>" for name in names) + "</tr>"
@@ -252,8 +253,10 @@ def _table(table: "pd.DataFrame", names: Sequence[str], sortable: str = "") -> s
 
 
 def _heading(name: str) -> str:
-    metric, _, label = str(name).partition(" (")
-    return tables.NAMES.get(metric, metric) + (f" ({label}" if label else "")
+    """Returns a column's name as HTML; what stands before the bracket stays on one line."""
+    metric, bracket, label = str(name).partition(" (")
+    rest = f" {_text(bracket.strip() + label)}" if bracket else ""
+    return f"<span>{_text(tables.NAMES.get(metric, metric))}</span>{rest}"
 
 
 def _shown(value: Any) -> str:

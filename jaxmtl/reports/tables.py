@@ -1,6 +1,7 @@
 """Scores as tables: per task, per category, overall; states of models side by side; as Markdown and CSV."""
 
 import dataclasses
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -67,7 +68,7 @@ def task_table(columns: Sequence[Column]) -> "pd.DataFrame":
         for metric in _metrics(columns):
             for column in columns:
                 found = column.scores.get(task)
-                row[f"{metric} ({column.label})"] = None if found is None else found.metrics.get(metric)
+                row[f"{metric} ({column.label})"] = math.nan if found is None else found.metrics.get(metric, math.nan)
         rows.append(row)
     return pd.DataFrame(sorted(rows, key=lambda row: (row["category"], row["task"])))
 
@@ -168,9 +169,9 @@ def _category_row(category: str, members: Sequence[Scores], columns: Sequence[Co
     row: dict[str, Any] = dict(category=category, tasks=len(tasks), n=n, metric=metric)
     for column in columns:
         found = [column.scores[task] for task in tasks if task in column.scores]
-        row[column.label] = text_metrics.overall(found).metrics.get(metric) if found else None
+        row[column.label] = text_metrics.overall(found).metrics.get(metric, math.nan) if found else math.nan
         values = [value for task in tasks for value in column.examples.get(task, {}).get(metric, ())]
-        interval = text_metrics.bootstrap_interval(values) if values else (None, None)
+        interval = text_metrics.bootstrap_interval(values) if values else (math.nan, math.nan)
         row[f"{column.label} low"], row[f"{column.label} high"] = interval
     return row
 

@@ -1,0 +1,74 @@
+"""Shows how far an evaluation is: a bar with rate and time left on a terminal, a line now and then elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+from jaxmtl.evals.runner import Progress
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextlib.contextmanager
+def shown(description: str = "evaluating", console: Any = None) -> Iterator[Progress]:
+    """Shows progress on standard error while the block runs.
+
+    Args:
+      description: text before the bar.
+      console: a rich console to draw on; standard error's if None.
+
+    Yields:
+      What `runner.evaluate` takes as `progress`.
+    """
+    if console is None and not sys.stderr.isatty():
+        yield lines(description)
+        return
+    from rich import console as rich_console
+    from rich import progress
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(),
+    )
+    with progress.Progress(*columns, console=console or rich_console.Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=None, rate="")
+
+        def update(done: int, total: int, stage: str) -> None:
+            speed = bar.tasks[0].speed
+            rate = f"{speed:.3g} requests/s" if speed else ""
+            bar.update(task, completed=done, total=total, rate=rate, description=f"{description} ({stage})")
+
+        yield update
+
+
+def lines(description: str, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Makes a progress function for logs and pipes.
+
+    Args:
+      description: first word of each line.
+      file: where to print; standard error if None.
+      clock: gives seconds.
+
+    Returns:
+      A function that prints a line at most every `SECONDS_BETWEEN_LINES` seconds, and at the end.
+    """
+    began = printed = clock()
+
+    def update(done: int, total: int, stage: str) -> None:
+        nonlocal printed
+        now = clock()
+        if done < total and now - printed < SECONDS_BETWEEN_LINES:
+            return
+        printed = now
+        rate = done / (now - began) if now > began else 0.0
+        left = f", {(total - done) / rate:.0f} s left" if rate else ""
+        print(
+            f"{description} ({stage}): {done}/{total}, {rate:.3g} requests/s{left}", file=file or sys.stderr, flush=True
+        )
+
+    return update

@@ -1,0 +1,30 @@
+import io
+
+import rich.console
+
+from jaxmtl.evals import progress
+
+
+def test_lines_tell_rate_and_time_left_and_are_not_too_many():
+    file, seconds = io.StringIO(), iter([0.0, 1.0, 20.0, 21.0, 40.0])
+    update = progress.lines("evaluating", file, lambda: next(seconds))
+    for done in (5, 40, 45, 80):
+        update(done, 80, "score")
+    assert file.getvalue().splitlines() == [
+        "evaluating (score): 40/80, 2 requests/s, 20 s left",
+        "evaluating (score): 80/80, 2 requests/s, 0 s left",
+    ]
+
+
+def test_a_terminal_gets_a_bar():
+    file = io.StringIO()
+    console = rich.console.Console(file=file, force_terminal=True, width=120)
+    with progress.shown("evaluating", console) as update:
+        update(3, 12, "generate")
+    assert "evaluating (generate)" in file.getvalue() and "3/12" in file.getvalue()
+
+
+def test_a_pipe_gets_lines(capsys):
+    with progress.shown() as update:
+        update(4, 4, "score")
+    assert "evaluating (score): 4/4" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from jaxmtl.reports import figures, sources, tables
+
+
+def pixels(content):
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    return image.imread(io.BytesIO(content), format="png")[..., :3]
+
+
+def has_color(content, color):
+    wanted = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return bool((np.abs(pixels(content) - wanted).max(axis=-1) < 0.02).any())
+
+
+@pytest.fixture
+def run(make_run):
+    return sources.read_run(make_run())
+
+
+def test_loss_curves_draw_training_and_validation_but_not_tasks(run):
+    content = figures.loss_curves(run.curves, "toy $x$")
+    assert has_color(content, figures.BLUE) and has_color(content, figures.VERMILION)
+    assert not has_color(content, figures.GREEN)
+
+
+def test_no_logged_loss_gives_no_picture():
+    assert figures.loss_curves({"train/grad_norm": ([1], [2.0])}, "toy") is None
+
+
+def test_bars_and_dots_show_both_columns(run):
+    columns = tables.compared([run])
+    columns[0] = dataclasses.replace(run.columns[1], label="step 5")
+    bars = figures.category_bars(tables.category_table(columns), columns)
+    dots = figures.task_dots(tables.task_table(columns), columns)
+    for content in (bars, dots):
+        assert has_color(content, figures.BLUE) and has_color(content, figures.GREY)
+
+
+def test_the_same_data_give_the_same_bytes(run):
+    columns = tables.compared([run])
+    table = tables.task_table(columns)
+    assert figures.task_dots(table, columns) == figures.task_dots(table, columns)
+
+
+def test_very_many_tasks_are_drawn_without_names_in_a_bounded_picture(run):
+    column = tables.compared([run])[-1]
+    scores = {f"task{i:04d}": dataclasses.replace(column.scores["task_a"], task=f"task{i:04d}") for i in range(400)}
+    columns = [dataclasses.replace(column, scores=scores, examples={})]
+    assert pixels(figures.task_dots(tables.task_table(columns), columns)).shape[0] < 2000
+
+
+def test_scores_in_nats_alone_can_be_drawn(run):
+    columns = [
+        dataclasses.replace(
+            column,
+            examples={},
+            scores={n: dataclasses.replace(s, metrics={"nll": s.metrics["nll"]}) for n, s in column.scores.items()},
+        )
+        for column in tables.compared([run])
+    ]
+    assert pixels(figures.category_bars(tables.category_table(columns), columns)).size
+    assert pixels(figures.task_dots(tables.task_table(columns), columns)).size

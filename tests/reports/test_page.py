@@ -1,0 +1,112 @@
+import base64
+import html.parser
+import pathlib
+
+import pytest
+
+from jaxmtl.reports import page
+from jaxmtl.types import InputError
+
+VOID = {"meta", "img", "input", "br"}
+
+
+class Checker(html.parser.HTMLParser):
+    """Collects what a page holds and checks that every tag is closed in order."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.links, self.images, self.text = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append((tag, attrs))
+        if tag not in VOID:
+            self.open.append(tag)
+        self.links += [attrs["href"]] if "href" in attrs else []
+        self.images += [attrs["src"]] if "src" in attrs else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def check(path):
+    checker = Checker()
+    checker.feed(path.read_text())
+    checker.close()
+    assert checker.open == []
+    return checker
+
+
+def test_the_page_is_complete_and_well_formed(make_run):
+    path = page.write_report(make_run())
+    checker = check(path)
+    assert path.name == "report.html"
+    headings = [text for text in checker.text if text in {"Overall", "Loss", "Categories", "Tasks", "Files"}]
+    assert headings == ["Overall", "Loss", "Categories", "Tasks", "Files"]
+    assert "62.50" in checker.text and "66.67" in " ".join(checker.text)
+
+
+def test_the_page_needs_no_other_file(make_run):
+    checker = check(page.write_report(make_run()))
+    assert len(checker.images) == 3
+    for source in checker.images:
+        assert base64.b64decode(source.removeprefix("data:image/png;base64,"))[:4] == b"\x89PNG"
+    assert not any(tag == "link" or (tag == "script" and "src" in attrs) for tag, attrs in checker.tags)
+
+
+def test_links_lead_to_files_that_are_there(make_run, tmp_path):
+    out = tmp_path / "elsewhere"
+    path = page.write_report(make_run(), out)
+    links = check(path).links
+    assert path == out / "report.html" and len(links) == 9
+    assert all((out / link).is_file() for link in links)
+    assert {pathlib.PurePath(link).suffix for link in links} == {".csv", ".md", ".png"}
+
+
+def test_hostile_texts_stay_texts(make_run):
+    path = page.write_report(make_run())
+    checker = check(path)
+    assert [tag for tag, _ in checker.tags].count("script") == 1
+    assert not any("onerror" in attrs for _, attrs in checker.tags)
+    assert "&lt;script&gt;alert(&#x27;x&#x27;)&lt;/script&gt;" in path.read_text()
+    assert "Title <script> Generation" in checker.text
+
+
+def test_a_hostile_run_name_stays_a_text(make_run):
+    folder = make_run(steps=(10,))
+    records = folder / "records.jsonl"
+    records.write_text(records.read_text().replace('"run": "toy"', '"run": "<b onload=x>$&"'))
+    checker = check(page.write_report(folder))
+    assert "<b onload=x>$&" in checker.text
+    assert not any("onload" in attrs for _, attrs in checker.tags)
+
+
+def test_an_evaluated_model_that_was_not_trained_here_has_no_loss_curve(make_run):
+    path = page.write_report(make_run(steps=(0,), curves=False))
+    text = " ".join(check(path).text)
+    assert "only evaluated here, not trained" in text
+    assert not (path.parent / "report" / "loss.png").exists()
+
+
+def test_runs_are_compared(make_run):
+    path = page.write_report(make_run(name="one"), compare=[make_run(name="two")])
+    text = check(path).text
+    assert "one, step 10" in text and "two, step 10" in text
+
+
+def test_long_prompts_show_their_end(make_run):
+    checker = check(page.write_report(make_run()))
+    shown = [text for text in checker.text if text.startswith("…")]
+    assert len(shown) == 6 and all(len(text) == page.SHOWN_CHARACTERS + 1 for text in shown)
+    assert all(text.endswith('"quotes"') for text in shown)
+
+
+def test_nothing_is_written_where_something_is_missing(make_run):
+    folder = make_run()
+    (folder / "records.jsonl").unlink()
+    with pytest.raises(InputError, match="run `jaxmtl evaluate`"):
+        page.write_report(folder)
+    assert not (folder / "report.html").exists() and not (folder / "report").exists()

@@ -1,0 +1,63 @@
+import pytest
+
+from jaxmtl.reports import sources
+from jaxmtl.types import InputError
+
+
+def test_a_run_has_a_column_for_each_evaluated_step(make_run):
+    run = sources.read_run(make_run())
+    assert [(column.step, column.weights_hash) for column in run.columns] == [(0, "w0"), (5, "w5"), (10, "w10")]
+    assert run.columns[1].scores["task_b"].metrics == pytest.approx(dict(rouge_l=37.5, exact_match=37.5, nll=1.625))
+    assert run.columns[1].scores["task_b"].n == 4
+
+
+def test_only_the_latest_step_has_its_examples(make_run):
+    run = sources.read_run(make_run())
+    assert run.columns[0].examples == {} and run.columns[1].examples == {}
+    assert run.columns[2].examples["task_b"]["rouge_l"] == [100, 100, 100, 0]
+    assert run.columns[2].examples["task_b"]["nll"] == [1, 1, 1, 2]
+
+
+def test_the_later_of_two_records_of_the_same_thing_counts(make_run):
+    folder = make_run(steps=(10,))
+    text = (folder / "records.jsonl").read_text()
+    (folder / "records.jsonl").write_text(text + text.replace('"value": 50.0', '"value": 60.0'))
+    column = sources.read_run(folder).columns[0]
+    assert column.scores["task_a"].metrics["rouge_l"] == 60.0
+
+
+def test_curves_leave_out_what_is_not_finite_and_the_line_being_written(make_run):
+    folder = make_run()
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 11, "train/lo')
+    curves = sources.read_curves(folder)
+    assert curves["validation/loss"] == ([5], [2.75])
+    assert curves["train/loss"][0] == list(range(1, 11))
+    assert curves["train/loss"][1][-1] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("records.jsonl", None, "holds no records.jsonl.*run `jaxmtl evaluate`"),
+        ("records.jsonl", "", "holds no record; run `jaxmtl evaluate`"),
+        ("records.jsonl", '{"a": 1}\n', "records.jsonl, line 1: not a record.*evaluate again"),
+        ("scores.json", None, "scores.json: cannot be read.*run `jaxmtl evaluate`"),
+        ("scores.json", "[]", "scores.json: expected a JSON object with tasks"),
+        ("predictions/task_b.jsonl", None, "task_b.jsonl: missing.*run `jaxmtl evaluate` again"),
+        ("predictions/task_b.jsonl", '{"id": "0"}\n', "task_b.jsonl: a row lacks a score"),
+        ("metrics.jsonl", '{"step": 1}\n{"loss"\n', "metrics.jsonl, line 2: expected a JSON object with a step"),
+        ("metrics.jsonl", '{"train/loss": 1}\n', "metrics.jsonl, line 1: expected a JSON object with a step"),
+    ],
+)
+def test_what_is_missing_or_broken_is_named_with_what_to_do(make_run, file, content, message):
+    folder = make_run()
+    (folder / file).unlink() if content is None else (folder / file).write_text(content)
+    with pytest.raises(InputError, match=message) as error:
+        sources.read_run(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        sources.read_run(tmp_path / "nowhere")
