@@ -87,9 +87,11 @@ def find_start(
     if checkpoints.latest() is not None:
         return checkpoints.restore(params, opt_state)
     if resume_from is not None:
+        if not (pathlib.Path(resume_from) / FOLDER).is_dir():
+            raise InputError(f"{resume_from}: holds no checkpoints to resume from; give the folder of a run")
         with Checkpoints(resume_from, read_only=True) as other:
             if other.latest() is None:
-                raise InputError(f"{resume_from}: holds no complete checkpoint to resume from; give a run folder")
+                raise InputError(f"{resume_from}: holds no complete checkpoint to resume from; give another run")
             start = other.restore(params, opt_state)
             kept = {name: value for name, value in start.progress.items() if name not in ("best", "best_step")}
             return dataclasses.replace(start, progress=kept)  # the other run's best lies in its own folder
@@ -121,11 +123,12 @@ class Checkpoints:
             read_only=read_only,
             create=not read_only,
         )
-        self._manager = None
-        if self.folder.is_dir() or not read_only:
-            self._manager = ocp.CheckpointManager(
-                self.folder, options=options, item_names=(PARAMS, OPTIMIZER, PROGRESS)
-            )
+        handlers = {
+            PARAMS: ocp.StandardCheckpointHandler(),
+            OPTIMIZER: ocp.StandardCheckpointHandler(),
+            PROGRESS: ocp.JsonCheckpointHandler(),
+        }
+        self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -135,7 +138,7 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """Returns the step of the newest complete checkpoint, or None."""
-        return None if self._manager is None else self._manager.latest_step()
+        return self._manager.latest_step()
 
     def describe(self) -> str:
         """Returns where the newest checkpoint is, for messages."""
@@ -206,8 +209,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the last save and closes."""
-        if self._manager is not None:
-            self._guard(None, self._manager.close)
+        self._guard(None, self._manager.close)
 
     def _guard(self, step: int | None, act: Callable[[], Any]) -> None:
         """Turns any failure to write, also one of a save in the background, into an error for the user."""

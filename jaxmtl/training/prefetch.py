@@ -63,6 +63,7 @@ class Prefetcher:
           depth: batches held ready.
         """
         self.waited = 0.0
+        self._num_batches = 0
         self._stream, self._sharding = stream, sharding
         self._queue: queue.Queue[Fetched | BaseException] = queue.Queue(depth)
         self._stop = threading.Event()
@@ -93,6 +94,9 @@ class Prefetcher:
         while not self._stop.is_set():
             try:
                 item: Fetched | BaseException = fetch(self._stream, self._sharding)
+                self._num_batches += 1
+            except StopIteration:
+                item = InputError(f"the training stream ended after {self._num_batches} batches; it must not end")
             except BaseException as error:  # handed to the consumer, who raises it
                 item = error
             if not _put(self._queue, item, self._stop.is_set) or isinstance(item, BaseException):
@@ -132,7 +136,7 @@ def to_devices(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
         sharding.shard_shape((rows,))
     except ValueError as error:
         raise InputError(
-            f"a batch of {rows} rows does not split evenly over the mesh's data and fsdp axes; change its size or the mesh"
+            f"a batch of {rows} rows does not split evenly over the mesh's data and fsdp axes; change batch or mesh size"
         ) from error
     return {name: jax.make_array_from_process_local_data(sharding, field) for name, field in batch.items()}
 
