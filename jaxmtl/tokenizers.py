@@ -22,7 +22,7 @@ CONFIG_FILE = "tokenizer_config.json"
 NUM_EXTRA_IDS = 100
 """Sentinels that a SentencePiece model gets unless a file beside it says otherwise: T5's number."""
 _SPACE = "\u2581"  # how SentencePiece writes a space
-_BPE_FILES = (("vocab.json", "merges.txt"), ("encoder.json", "vocab.bpe"))
+_BPE_FILES = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
 _KNOWN_SPECIALS = {
     "pad_token": ("<pad>", "[PAD]"),
     "eos_token": ("</s>", "<|endoftext|>", "[SEP]"),
@@ -154,9 +154,7 @@ def load_tokenizer(path: str | Path, *, extra_ids: int | None = None) -> Tokeniz
     if file.suffix == ".model":
         count = extra_ids if extra_ids is not None else _extra_ids_beside(file)
         return _from_sentencepiece(file, _read(file), count)
-    if file.name == JSON_FILE or file.suffix == ".json" and not _is_bpe(file):
-        return _from_json(file, _read(file))
-    return _from_json(file, _bpe_json(file.parent))
+    return _from_json(file, _bpe_json(file) if file.name in _BPE_FILES else _read(file))
 
 
 def train_sentencepiece(
@@ -327,26 +325,24 @@ def _find(path: Path) -> Path:
         raise InputError(f"vocabulary file {path}: expected a name ending in .model or .json, or a folder")
     if not path.is_dir():
         raise InputError(f"vocabulary {path} does not exist; give a SentencePiece file, a tokenizer.json or a folder")
-    names = (SENTENCEPIECE_FILE, JSON_FILE)
-    found = [path / name for name in names if (path / name).is_file()]
-    found += [path / vocab for vocab, merges in _BPE_FILES if (path / vocab).is_file() and (path / merges).is_file()]
+    wanted = [path / SENTENCEPIECE_FILE, path / JSON_FILE, *(path / vocab for vocab in _BPE_FILES)]
+    found = [file for file in wanted if file.is_file() and (file.name not in _BPE_FILES or _merges_of(file).is_file())]
     found += sorted(path.glob("*.model"))
     if not found:
         raise InputError(f"vocabulary folder {path} holds neither {SENTENCEPIECE_FILE} nor {JSON_FILE}")
     return found[0]
 
 
-def _is_bpe(file: Path) -> bool:
-    return any(file.name == vocab and (file.parent / merges).is_file() for vocab, merges in _BPE_FILES)
+def _merges_of(vocab: Path) -> Path:
+    return vocab.parent / _BPE_FILES[vocab.name]
 
 
-def _bpe_json(folder: Path) -> bytes:
+def _bpe_json(vocab: Path) -> bytes:
     """Builds GPT-2's (or RoBERTa's, if it has `<s>`) pipeline from its vocabulary and merges files."""
-    vocab, merges = next((v, m) for v, m in _BPE_FILES if (folder / v).is_file() and (folder / m).is_file())
     try:
-        model = models.BPE.from_file(str(folder / vocab), str(folder / merges))
+        model = models.BPE.from_file(str(vocab), str(_merges_of(vocab)))
     except Exception as error:  # `tokenizers` raises no narrower class
-        raise InputError(f"vocabulary files {folder}/{vocab}, {merges} cannot be read ({_one_line(error)})") from error
+        raise InputError(f"vocabulary {vocab} or {_merges_of(vocab)} cannot be read ({_one_line(error)})") from error
     pipeline: Any = tokenizers.Tokenizer(model)  # its type stubs are nearly empty
     pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pipeline.decoder = decoders.ByteLevel()
