@@ -43,3 +43,20 @@ def load(collection: str, data_dir: str | Path | None, **options: Any) -> Tasks:
         if option not in known:
             raise unknown_name(f"option of collection {collection!r}", option, known)
     return Tasks(reader(data_dir, **options))
+
+
+def specs(collection: str, data_dir: str | Path | None = None, **options: Any) -> list[TaskSpec]:
+    """Reads the tasks of a collection as a list, the form that registration and caching take.
+
+    Args:
+      collection: as in `load`.
+      data_dir: as in `load`.
+      **options: as in `load`.
+
+    Returns:
+      The task specs.
+
+    Raises:
+      InputError: as in `load`.
+    """
+    return list(load(collection, data_dir, **options).values())

@@ -63,18 +63,38 @@ def load_pretrained(path: str | os.PathLike, *, dtype: str = "float32", mesh: Me
       InputError: if nothing is found at `path`, or what is found is damaged or does not fit together.
     """
     folder = _find(path)
-    if run_folder.is_run(folder):
-        return _from_run(folder, dtype, mesh)
-    family, config = _read_config(folder, dtype)
-    tensors = TensorFolder(folder)
-    config = family.fit_to_tensors(config, tensors, str(folder))
-    module, table = family.MODULE(config), family.key_table(config)
+    is_run = run_folder.is_run(folder)
+    family, config = _config_of_run(folder, dtype) if is_run else _config_of(folder, dtype)
+    module = family.MODULE(config)
+    boxed = abstract_params(module)
+    shardings = _shardings(boxed, mesh)
+    if is_run:
+        params = run_folder.read_params(folder, nn.unbox(boxed), shardings, dtype)
+        return _with_tokenizer(config, module, params, folder / run_folder.MODEL)
+    tensors, table = TensorFolder(folder), family.key_table(config)
     ignored = family.IGNORED | ({family.HEAD} if config.tied_head else set())
     key_table.check_names(table, tensors.names(), ignored, str(folder))
-    boxed = abstract_params(module)
-    place = _placer(_shardings(boxed, mesh), dtype)
+    place = _placer(shardings, dtype)
     params = key_table.to_ours(table, tensors.read, nn.unbox(boxed), place, str(folder))
     return _with_tokenizer(config, module, params, folder)
+
+
+def load_module(path: str | os.PathLike, *, dtype: str = "float32") -> nn.Module:
+    """Loads only what a model is, not its weights.
+
+    Args:
+      path: as in `load_pretrained`.
+      dtype: dtype of activations.
+
+    Returns:
+      The module that fits the weights.
+
+    Raises:
+      InputError: as in `load_pretrained`.
+    """
+    folder = _find(path)
+    family, config = _config_of_run(folder, dtype) if run_folder.is_run(folder) else _config_of(folder, dtype)
+    return family.MODULE(config)
 
 
 def save_pretrained(folder: str | os.PathLike, pretrained: Pretrained) -> None:
@@ -177,6 +197,15 @@ def _read_config(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
     return FAMILIES[name], FAMILIES[name].config_from_hf(raw, str(folder), dtype)
 
 
+def _config_of(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
+    family, config = _read_config(folder, dtype)
+    return family, family.fit_to_tensors(config, TensorFolder(folder), str(folder))
+
+
+def _config_of_run(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
+    return _read_config(folder / run_folder.MODEL, dtype)
+
+
 def _family_of(config: Any) -> ModuleType:
     for family in FAMILIES.values():
         if isinstance(config, family.CONFIG):
@@ -214,9 +243,11 @@ def _with_tokenizer(config: Any, module: nn.Module, params: Any, folder: pathlib
     return Pretrained(config, module, params, tokenizer)
 
 
-def _from_run(folder: pathlib.Path, dtype: str, mesh: Mesh | None) -> Pretrained:
-    family, config = _read_config(folder / run_folder.MODEL, dtype)
-    module = family.MODULE(config)
-    boxed = abstract_params(module)
-    params = run_folder.read_params(folder, nn.unbox(boxed), _shardings(boxed, mesh), dtype)
-    return _with_tokenizer(config, module, params, folder / run_folder.MODEL)
+def step_of(path: str | os.PathLike) -> int:
+    """Returns the step of the checkpoint that `load_pretrained` takes from a run folder; 0 for other models.
+
+    Args:
+      path: as in `load_pretrained`.
+    """
+    folder = pathlib.Path(path)
+    return run_folder.best_step(folder) if run_folder.is_run(folder) else 0

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
+from flax import traverse_util
 
 from jaxmtl.types import InputError
 
@@ -23,6 +24,30 @@ def steps(folder: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in (folder / CHECKPOINTS).iterdir() if path.name.isdigit())
 
 
+def best_step(folder: pathlib.Path) -> int:
+    """Finds the checkpoint to use: the best one if the newest names it, else the newest.
+
+    Args:
+      folder: the run folder.
+
+    Returns:
+      Its step.
+
+    Raises:
+      InputError: if there is no complete checkpoint, or the newest cannot be read.
+    """
+    found = steps(folder)
+    if not found:
+        raise InputError(f"{folder}: holds no complete checkpoint; train first")
+    path = folder / CHECKPOINTS / str(found[-1]) / "progress"
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        try:
+            best = checkpointer.restore(path.absolute()).get("best_step")
+        except (OSError, ValueError, AttributeError) as error:
+            raise InputError(f"{path}: this checkpoint cannot be read ({error}); remove its folder") from error
+    return best if best in found else found[-1]
+
+
 def read_params(folder: pathlib.Path, shapes: Any, shardings: Any, dtype: str) -> Any:
     """Reads the best checkpoint's parameters (the latest's if none is marked) straight to their devices.
 
@@ -38,10 +63,27 @@ def read_params(folder: pathlib.Path, shapes: Any, shardings: Any, dtype: str) -
     Raises:
       InputError: if there is no complete checkpoint, or its sizes are not `shapes`.
     """
-    found = steps(folder)
-    if not found:
-        raise InputError(f"{folder}: holds no complete checkpoint; train first")
-    path = (folder / CHECKPOINTS / str(found[-1]) / "params").absolute()
-    wanted = jax.tree.map(lambda s, to: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype), sharding=to), shapes, shardings)
+    step = best_step(folder)
+    path = folder / CHECKPOINTS / str(step) / "params"
     with ocp.StandardCheckpointer() as checkpointer:
-        return checkpointer.restore(path, wanted)
+        try:
+            found = checkpointer.metadata(path.absolute()).item_metadata.tree
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path}: this checkpoint cannot be read ({error}); train again or choose another") from error
+        _check(found, shapes, str(path))
+        wanted = jax.tree.map(
+            lambda s, to: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype), sharding=to), shapes, shardings
+        )
+        return checkpointer.restore(path.absolute(), wanted)
+
+
+def _check(found: Any, shapes: Any, where: str) -> None:
+    """Refuses a checkpoint whose leaves are not those of `model/config.json`."""
+    theirs = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(found, sep="/").items()}
+    ours = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
+    for path in sorted(ours.keys() | theirs.keys()):
+        if ours.get(path) != theirs.get(path):
+            raise InputError(
+                f"{where}: {path} has shape {theirs.get(path)}, model/config.json asks for {ours.get(path)}; "
+                "the folder mixes two models"
+            )
