@@ -7,7 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxmtl.evals import generation, requests
+from jaxmtl.partitioning import make_mesh, shardings_for
 from jaxmtl.types import InputError, UnknownNameError
+from jaxmtl.weights.pretrained import abstract_params
 
 INPUTS = ["the cat sat", "", "a dog ran over the green hill to find a ball", "is water wet?"]
 MAX_TOKENS = 6
@@ -76,3 +78,11 @@ def test_wrong_options_are_named(pretrained):
         generation.generate(pretrained, ["a"], max_tokens=0)
     with pytest.raises(InputError, match="no tokenizer"):
         generation.decode_texts(dataclasses.replace(pretrained, tokenizer=None), [[5]])
+
+
+def test_texts_are_the_same_on_a_mesh(pretrained, expected):
+    mesh = make_mesh(data=2, fsdp=2, tensor=2)
+    placed = jax.device_put(pretrained.params, shardings_for(abstract_params(pretrained.module), mesh))
+    ids = [pretrained.tokenizer.encode(text) for text in INPUTS[:3]]
+    result = generation.generate_ids(dataclasses.replace(pretrained, params=placed), ids, max_tokens=MAX_TOKENS)
+    assert [row.tolist() for row in result] == expected[:3]
