@@ -93,7 +93,8 @@ def find_start(
             if other.latest() is None:
                 raise InputError(f"{resume_from}: holds no complete checkpoint to resume from; give another run")
             start = other.restore(params, opt_state)
-            kept = {name: value for name, value in start.progress.items() if name not in ("best", "best_step")}
+            progress = start.progress or {}
+            kept = {name: value for name, value in progress.items() if name not in ("best", "best_step")}
             return dataclasses.replace(start, progress=kept)  # the other run's best lies in its own folder
     if pretrained is not None:
         given = pretrained()
@@ -182,7 +183,7 @@ class Checkpoints:
         Raises:
           InputError: if the checkpoint is damaged or of another size.
         """
-        step = self.latest()
+        step = self.latest() or 0
         path = self.folder / str(step)
         try:
             metadata = self._manager.item_metadata(step)

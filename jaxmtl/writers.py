@@ -183,7 +183,8 @@ class TensorBoardWriter:
 
     def __init__(self, folder: str | os.PathLike) -> None:
         self._library = _optional("tensorboardX")
-        self._folder, self._events = str(folder), None
+        self._folder = str(folder)
+        self._events: Any = None
 
     def start(self, step: int, num_steps: int) -> None:
         """Opens the event file; TensorBoard hides what earlier files say from `step` on."""
@@ -211,7 +212,8 @@ class WandbWriter:
 
     def __init__(self, folder: str | os.PathLike, *, project: str, name: str | None = None) -> None:
         self._library = _optional("wandb")
-        self._options, self._run = dict(dir=str(folder), project=project, name=name), None
+        self._options = dict(dir=str(folder), project=project, name=name)
+        self._run: Any = None
 
     def start(self, step: int, num_steps: int) -> None:
         """Opens the run; W&B itself ignores values of steps it has already seen."""

@@ -59,7 +59,8 @@ class CompiledStep:
 
     def __call__(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, StepMetrics]:
         """Makes one step."""
-        shape = (*batch["inputs"].shape, batch["targets"].shape[1])
+        rows, source = batch["inputs"].shape
+        shape = (rows, source, batch["targets"].shape[1])
         if shape not in self._programs:
             self._programs[shape] = self._compile(shape, state, batch)
         return self._programs[shape](state, batch)
@@ -88,7 +89,7 @@ def compilation_cache_in(folder: pathlib.Path) -> Iterator[None]:
     Args:
       folder: where to keep them.
     """
-    before = jax.config.jax_compilation_cache_dir
+    before = jax.config.values["jax_compilation_cache_dir"]
     _set_cache(str(folder))
     try:
         yield

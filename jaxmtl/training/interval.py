@@ -80,5 +80,4 @@ def task_means(tasks: np.ndarray, task_names: Sequence[str]) -> dict[str, float]
     Returns:
       Nats per target token by task name.
     """
-    seen = np.flatnonzero(tasks[1])
-    return {task_names[index]: float(tasks[0, index] / tasks[1, index]) for index in seen}
+    return {name: float(loss / tokens) for name, loss, tokens in zip(task_names, *tasks, strict=True) if tokens}

@@ -194,7 +194,7 @@ class EncoderDecoderLoss:
         Returns:
           The row sums.
         """
-        logits = module.apply(
+        logits: Any = module.apply(
             {"params": params},
             inputs=batch["inputs"],
             decoder_inputs=shift_right(batch["targets"], module.config.decoder_start_id),

@@ -136,7 +136,7 @@ def to_devices(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
         sharding.shard_shape((rows,))
     except ValueError as error:
         raise InputError(
-            f"a batch of {rows} rows does not split evenly over the mesh's data and fsdp axes; change batch or mesh size"
+            f"a batch of {rows} rows does not split evenly over the mesh's axes data and fsdp; change batch or mesh"
         ) from error
     return {name: jax.make_array_from_process_local_data(sharding, field) for name, field in batch.items()}
 

@@ -4,13 +4,14 @@ The first update is step 0, so with a warm-up the first update has rate 0, as in
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxmtl.types import InputError
 
-Schedule = Callable[[jax.Array | int], jax.Array]
+Schedule = Callable[[Any], jax.Array]
 """Maps the int32 step to the float32 learning rate."""
 
 

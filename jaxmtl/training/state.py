@@ -18,7 +18,7 @@ from jaxmtl.training.schedules import Schedule
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that the step reads and replaces.
+    """Everything that the step reads and replaces; as a plan, the same tree of shapes or shardings.
 
     Attributes:
       step: int32 scalar, number of updates made.
@@ -27,10 +27,10 @@ class TrainState:
       rng: typed key that all dropout keys are folded from; it never changes.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: Any
-    rng: jax.Array
+    rng: Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,7 +170,8 @@ def scratch_params(plan: Plan, seed: int) -> Any:
 def assemble(plan: Plan, step: int, params: Any, opt_state: Any, rng: jax.Array) -> TrainState:
     """Returns a state of parts that lie as planned, with `step` and `rng` put on the mesh."""
     step_array = jax.device_put(jnp.asarray(step, jnp.int32), plan.shardings.step)
-    return TrainState(step=step_array, params=params, opt_state=opt_state, rng=jax.device_put(rng, plan.shardings.rng))
+    placed_rng = jax.device_put(rng, plan.shardings.rng)
+    return TrainState(step=step_array, params=params, opt_state=opt_state, rng=placed_rng)
 
 
 def num_parameters(params: Any) -> int:

@@ -1,4 +1,4 @@
-"""Kills training with SIGKILL at random steps, in a process of its own, and compares with the unbroken run bit by bit."""
+"""Kills training with SIGKILL at random steps, in a process of its own, and compares with the unbroken run by bits."""
 
 import json
 import pathlib

@@ -15,7 +15,7 @@ from jaxmtl.training.loop import Run
 from jaxmtl.training.schedules import constant
 
 TASKS = ("copy", "reverse", "count")
-V, D, L = 64, 16, 2
+V, D, L = 128, 16, 2
 
 
 @dataclasses.dataclass(frozen=True)
