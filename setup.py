@@ -48,7 +48,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=[*setuptools.find_packages(include=["jaxmtl", "jaxmtl.*"]), "gin_configs"],
-    package_data={"gin_configs": ["**/*.gin"]},
+    package_data={"gin_configs": ["**/*.gin"], "jaxmtl.reports": ["*.css", "*.js"]},
     install_requires=BASE,
     extras_require={
         "cpu": [],

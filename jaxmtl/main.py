@@ -44,7 +44,9 @@ class GinConfig:
 
         self._gin = gin
         gin.clear_config()
-        gin.add_config_file_search_path(str(GIN_FOLDER))
+        # gin also looks for files inside Python packages: any folder named as one of ours would trip that reader.
+        gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+        gin.config._LOCATION_PREFIXES[:] = ["", str(GIN_FOLDER)]
         try:
             gin.parse_config_files_and_bindings(list(files), [_quoted(line) for line in bindings])
         except Exception as error:
@@ -62,8 +64,11 @@ class GinConfig:
         Raises:
           InputError: when called, if an argument is missing or a value does not fit.
         """
-        bound = self._gin.external_configurable(function, module=function.__module__) if not self._known(function) else None
-        configurable = bound or self._gin.get_configurable(function)
+        try:
+            configurable = self._gin.get_configurable(function)
+        except ValueError as error:
+            name = f"{function.__module__}.{function.__name__}"
+            raise InputError(f"no gin file binds {name}; give the verb's own file, see gin_configs/runs") from error
 
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
@@ -72,13 +77,6 @@ class GinConfig:
                 raise _missing(error, function) or error from error
 
         return call
-
-    def _known(self, function: Callable) -> bool:
-        try:
-            self._gin.get_configurable(function)
-        except ValueError:
-            return False
-        return True
 
     def text(self) -> str:
         """Returns the parsed config as gin text."""
@@ -225,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _one_line(error: Exception) -> str:
     """Returns an error's message in one line; a bug's also with its type and how to see more."""
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).partition("In call to configurable")[0].split())  # gin adds its call chain
     if isinstance(error, (InputError, OSError)):
         return text
     return f"{type(error).__name__}: {text[:500]} (run with --traceback to see where)"

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jaxmtl.commands.progress import progress
+from jaxmtl.commands.progress import shown
 from jaxmtl.types import InputError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def cache(*, write: Callable[..., "TokenStore"]) -> "TokenStore":
     Returns:
       The store.
     """
-    with progress("caching") as update:
+    with shown("caching") as update:
         return write(progress=update)
 
 

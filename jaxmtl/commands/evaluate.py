@@ -2,16 +2,22 @@
 
 import argparse
 import os
+import pathlib
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from jaxmtl.commands.progress import progress
+from jaxmtl.commands.progress import shown
 from jaxmtl.types import InputError
 
 if TYPE_CHECKING:
+    import flax.linen as nn
     from jax.sharding import Mesh
 
+    from jaxmtl.feed.store import TokenStore
     from jaxmtl.types import Scores
+    from jaxmtl.weights import Pretrained
 
 HELP = "score a model on tasks: NLL, ROUGE-L, exact match"
 
@@ -39,11 +45,9 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
 
 def evaluate(
     *,
-    checkpoint: str | os.PathLike,
+    load: "Callable[[], tuple[Pretrained, int]]",
     run_dir: str | os.PathLike,
-    score: Callable[..., "dict[str, Scores]"],
-    dtype: str = "float32",
-    mesh: "Mesh | None" = None,
+    score: "Callable[..., dict[str, Scores]]",
     study: str = "",
     seed: int = 0,
     config_hash: str = "",
@@ -51,11 +55,9 @@ def evaluate(
     """Loads a model and scores it with a progress bar.
 
     Args:
-      checkpoint: what `load_pretrained` takes: a run folder, a Hugging Face folder or a hub id.
+      load: gives the model and the step of its weights: `checkpoint` or `untrained` with its arguments bound.
       run_dir: where results go.
       score: `evals.runner.evaluate` with store, split and settings bound.
-      dtype: dtype of weights and activations.
-      mesh: devices to split over; the default device if None.
       study: study the records belong to.
       seed: the run's seed, for the records.
       config_hash: hash of the config, for the records.
@@ -64,22 +66,69 @@ def evaluate(
       Task name to its scores.
     """
     from jaxmtl.evals.summary import Labels
+
+    pretrained, step = load()
+    labels = Labels(study=study, seed=seed, step=step, config_hash=config_hash, git_hash=git_hash())
+    with shown("evaluating") as update:
+        return score(pretrained, run_dir=run_dir, labels=labels, progress=update)
+
+
+def checkpoint(
+    *, path: str | os.PathLike, dtype: str = "float32", mesh: "Mesh | None" = None
+) -> "tuple[Pretrained, int]":
+    """Loads a model.
+
+    Args:
+      path: a run folder, a Hugging Face folder or a hub id.
+      dtype: dtype of weights and activations.
+      mesh: devices to split over; the default device if None.
+
+    Returns:
+      The model and the step of its weights.
+    """
     from jaxmtl.weights import load_pretrained, step_of
 
-    pretrained = load_pretrained(checkpoint, dtype=dtype, mesh=mesh)
-    labels = Labels(study=study, seed=seed, step=step_of(checkpoint), config_hash=config_hash)
-    with progress("evaluating") as update:
-        return score(pretrained, run_dir=run_dir, labels=labels, progress=update)
+    return load_pretrained(path, dtype=dtype, mesh=mesh), step_of(path)
+
+
+def untrained(*, module: "nn.Module", store: "TokenStore", seed: int = 0) -> "tuple[Pretrained, int]":
+    """Makes the random weights that training from scratch with this seed begins with.
+
+    Args:
+      module: the model.
+      store: gives the tokenizer.
+      seed: the run's seed.
+
+    Returns:
+      The model and step 0.
+    """
+    import flax.linen as nn
+    import jax
+
+    from jaxmtl.training.state import init_params
+    from jaxmtl.weights import Pretrained
+
+    params = jax.jit(lambda rng: nn.unbox(init_params(module, rng)))(jax.random.key(seed))
+    return Pretrained(module.config, module, params, store.tokenizer()), 0
+
+
+def git_hash() -> str:
+    """Returns the commit of the checkout that the code runs from, or "" outside one."""
+    here = pathlib.Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists() or shutil.which("git") is None:
+        return ""
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def table(scores: "Mapping[str, Scores]") -> str:
     """Returns the scores per category and over all examples as text."""
     from jaxmtl.tasks import metrics
 
-    rows = [*metrics.per_category(scores.values()), metrics.overall(scores.values())]
+    rows = [*metrics.per_category(scores.values()).values(), metrics.overall(scores.values())]
     names = list(rows[-1].metrics)
     lines = [f"{'category':<40}{'n':>6}" + "".join(f"{name:>14}" for name in names)]
     for row in rows:
         values = "".join(f"{row.metrics[name]:>14.2f}" for name in names)
-        lines.append(f"{row.category or 'all':<40}{row.n:>6}{values}")
+        lines.append(f"{row.category:<40}{row.n:>6}{values}")
     return "\n".join(lines)

@@ -1,66 +1,74 @@
-"""A progress bar with rate and time left on a terminal, a line every few seconds elsewhere."""
+"""Shows how far something is: a bar with rate and time left on a terminal, a line now and then elsewhere."""
 
 import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, TextIO
 
 SECONDS_BETWEEN_LINES = 10.0
-
 Progress = Callable[[int, int, str], None]
 """Called with (items done, items in all, what is being done)."""
 
 
 @contextlib.contextmanager
-def progress(title: str) -> Iterator[Progress]:
+def shown(description: str, console: Any = None) -> Iterator[Progress]:
     """Shows progress on standard error while the block runs.
 
     Args:
-      title: what is going on.
+      description: text before the bar.
+      console: a rich console to draw on; standard error's if None.
 
     Yields:
-      The function to call.
+      What caching and evaluation take as `progress`.
     """
-    show = _bar(title) if sys.stderr.isatty() else _lines(title)
-    with show as update:
-        yield update
-
-
-@contextlib.contextmanager
-def _bar(title: str) -> Iterator[Progress]:
-    from rich import console
-    from rich import progress as rich_progress
+    if console is None and not sys.stderr.isatty():
+        yield lines(description)
+        return
+    from rich import console as rich_console
+    from rich import progress
 
     columns = (
-        rich_progress.TextColumn(title),
-        rich_progress.BarColumn(),
-        rich_progress.MofNCompleteColumn(),
-        rich_progress.TextColumn("{task.fields[rate]}"),
-        rich_progress.TimeRemainingColumn(),
-        rich_progress.TextColumn("{task.fields[what]}", style="dim"),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TextColumn("{task.fields[rate]}"),
+        progress.TimeRemainingColumn(),
     )
-    with rich_progress.Progress(*columns, console=console.Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=None, rate="", what="")
+    with progress.Progress(*columns, console=console or rich_console.Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=None, rate="")
 
-        def update(done: int, total: int, what: str) -> None:
+        def update(done: int, total: int, stage: str) -> None:
             speed = bar.tasks[0].speed
-            bar.update(task, completed=done, total=total, rate=f"{speed:.3g}/s" if speed else "", what=what[:40])
+            rate = f"{speed:.3g}/s" if speed else ""
+            bar.update(task, completed=done, total=total, rate=rate, description=f"{description} ({stage})")
 
         yield update
 
 
-@contextlib.contextmanager
-def _lines(title: str) -> Iterator[Progress]:
-    began = last = time.monotonic()
+def lines(description: str, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Progress:
+    """Makes a progress function for logs and pipes.
 
-    def update(done: int, total: int, what: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < SECONDS_BETWEEN_LINES and done < total:
+    Args:
+      description: first word of each line.
+      file: where to print; standard error if None.
+      clock: gives seconds.
+
+    Returns:
+      A function that prints a line at most every `SECONDS_BETWEEN_LINES` seconds, and at the end.
+    """
+    began = printed = clock()
+
+    def update(done: int, total: int, stage: str) -> None:
+        nonlocal printed
+        now = clock()
+        if done < total and now - printed < SECONDS_BETWEEN_LINES:
             return
-        last = now
-        rate = done / max(now - began, 1e-9)
+        printed = now
+        rate = done / (now - began) if now > began else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate else ""
-        print(f"{title}: {done}/{total} ({rate:.3g}/s{left})", file=sys.stderr, flush=True)
+        print(
+            f"{description} ({stage}): {done}/{total}, {rate:.3g}/s{left}", file=file or sys.stderr, flush=True
+        )
 
-    yield update
+    return update

@@ -1,3 +1,28 @@
-HELP = "x"
-def add_arguments(p): pass
-def run(a, c): return 0
+"""`jaxmtl report`: draws a run folder's curves and tables: report.html with PNGs, Markdown and CSV."""
+
+import argparse
+from typing import Any
+
+HELP = "write report.html, figures and tables from a run folder's records"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the run folder."""
+    parser.add_argument("run_dir", help="run folder that was trained or evaluated into")
+    parser.add_argument("--out", help="folder to write into; the run folder by default")
+
+
+def run(arguments: argparse.Namespace, config: Any) -> int:
+    """Writes the report and says where.
+
+    Args:
+      arguments: the flags.
+      config: not used.
+
+    Returns:
+      0.
+    """
+    from jaxmtl.reports.page import write_report
+
+    print(f"report: {write_report(arguments.run_dir, arguments.out)}")
+    return 0

@@ -21,30 +21,30 @@ def register(name: str, tasks: Sequence[str], rate: Rate = rates.proportional, *
       name: name of the mixture.
       tasks: names that `seqio_tasks.register` returned.
       rate: weighs the tasks by their number of examples; a task's share is its weight over the sum.
-      split: the split whose sizes count.
+      split: the split whose sizes count; a task without it, such as a held-out one, is never drawn.
 
     Returns:
       The name.
 
     Raises:
-      UnknownNameError: if a task is not registered, or has no such split.
+      UnknownNameError: if a task is not registered.
       InputError: if there is no task, one comes twice, all weigh 0, or the name is registered already with anything
         else.
     """
     if len(set(tasks)) != len(tasks) or not tasks:
         raise InputError(f"seqio mixture {name}: {len(tasks)} tasks, {len(set(tasks))} of them different")
-    for task in tasks:
-        source_of(task).task.split(split)
+    sources = {task: source_of(task) for task in tasks}
 
     def weigh(task: seqio.Task) -> float:
-        size = task.num_input_examples(split)
+        has_split = split in sources[task.name].task.splits
+        size = task.num_input_examples(split) if has_split else 0
         return float(np.asarray(rate(np.array([size])))[0])
 
     if name in seqio.MixtureRegistry.names():
         _check_same(name, tasks, weigh)
         return name
     if not any(weigh(seqio.TaskRegistry.get(task)) for task in tasks):
-        raise InputError(f"seqio mixture {name}: all tasks weigh 0; at least one must be drawn")
+        raise InputError(f"seqio mixture {name}: all tasks weigh 0 by their split {split!r}; one must be drawn")
     seqio.MixtureRegistry.add(name, [(task, weigh) for task in tasks])
     return name
 

@@ -2,7 +2,7 @@ import io
 
 import rich.console
 
-from jaxmtl.evals import progress
+from jaxmtl.commands import progress
 
 
 def test_lines_tell_rate_and_time_left_and_are_not_too_many():
@@ -11,8 +11,8 @@ def test_lines_tell_rate_and_time_left_and_are_not_too_many():
     for done in (5, 40, 45, 80):
         update(done, 80, "score")
     assert file.getvalue().splitlines() == [
-        "evaluating (score): 40/80, 2 requests/s, 20 s left",
-        "evaluating (score): 80/80, 2 requests/s, 0 s left",
+        "evaluating (score): 40/80, 2/s, 20 s left",
+        "evaluating (score): 80/80, 2/s, 0 s left",
     ]
 
 
