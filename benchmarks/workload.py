@@ -1,0 +1,124 @@
+"""What both sides of a benchmark work on: the token store of a mixture, and a T5 of one shape with random weights."""
+
+import argparse
+import functools
+import importlib.util
+import os
+import pathlib
+import sys
+from typing import Any
+
+REAL_DATA = pathlib.Path(__file__).resolve().parents[2] / "shared" / "data"
+TASK_LISTS = {
+    "train": ("train_tasks_held.txt", "splits/default/train_tasks.txt"),
+    "test": ("test_tasks_held.txt", "splits/default/test_tasks.txt"),
+}
+VOCABULARY_ROWS = 32128
+TOY_EXAMPLES = 100
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Returns a parser with the flags that every benchmark of a model has; `check` looks at them."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="measure the numbers to publish; takes many minutes")
+    parser.add_argument("--data", choices=("sni", "toy"), default="sni", help="real tasks, or the embedded ones")
+    parser.add_argument("--sni", default=REAL_DATA / "sni", type=pathlib.Path, help="folder with tasks/ and task lists")
+    parser.add_argument(
+        "--vocabulary", default=REAL_DATA / "tokenizers" / "t5", type=pathlib.Path, help="T5's, for sni"
+    )
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="cores that each side uses")
+    parser.add_argument("--batch_size", type=int, default=16, help="rows of a batch")
+    return parser
+
+
+def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Ends the process with exit code 2 where the data or the peer's packages are missing."""
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            parser.error(f"package {package} is missing; `make parity` installs what the benchmarks need")
+    if arguments.data == "sni":
+        for folder in (arguments.sni / "tasks", arguments.vocabulary):
+            if not folder.exists():
+                parser.error(
+                    f"{folder} is not there; give --sni and --vocabulary, or use the embedded tasks: --data toy"
+                )
+
+
+def make_store(
+    arguments: argparse.Namespace, folder: pathlib.Path, split: str, max_examples: int, limits: tuple[int, int]
+) -> pathlib.Path:
+    """Tokenises definition and two positive examples of each task and writes the token store.
+
+    Args:
+      arguments: the flags.
+      folder: where to write.
+      split: "train" or "test".
+      max_examples: examples of each task.
+      limits: most tokens of an input and of a target.
+
+    Returns:
+      The store's folder.
+    """
+    from jaxmtl.feed import tokenise
+    from jaxmtl.tasks import prompts
+
+    tasks, tokenizer = _tasks_and_tokenizer(arguments, folder, split, max_examples)
+    preprocessing = tokenise.Preprocessing(
+        prompt=functools.partial(prompts.tk_instruct, num_positive=2, max_tokens=limits[0]),
+        max_input_tokens=limits[0],
+        max_target_tokens=limits[1],
+    )
+    store = tokenise.cache_tasks(tasks, [split], folder / "store", preprocessing, tokenizer)
+    inputs, targets = store.lengths(split)
+    print(
+        f"{len(tasks)} tasks, {len(inputs)} examples of {inputs.mean():.0f} + {targets.mean():.0f} tokens", flush=True
+    )
+    return folder / "store"
+
+
+def _tasks_and_tokenizer(arguments: argparse.Namespace, folder: pathlib.Path, split: str, max_examples: int) -> Any:
+    from jaxmtl.commands import demo
+    from jaxmtl.tasks import catalog, sni_selection
+    from jaxmtl.tokenizers import load_tokenizer
+
+    if arguments.data == "toy":
+        tasks = catalog.specs("toy", num_examples=TOY_EXAMPLES)
+        tasks = [task for task in tasks if split in task.splits]
+        return tasks, load_tokenizer(demo.make_vocabulary(folder, TOY_EXAMPLES))
+    selections = {
+        "train": sni_selection.OfficialTrain(max_per_task=max_examples),
+        "test": sni_selection.OfficialTest(limit=max_examples),
+    }
+    lists = [name for name in TASK_LISTS[split] if (arguments.sni / name).exists()]
+    if not lists:
+        sys.exit(f"error: {arguments.sni} has none of the task lists {', '.join(TASK_LISTS[split])}")
+    tasks = catalog.specs("sni", arguments.sni, task_list=lists[0], selection=selections[split])
+    return tasks, load_tokenizer(arguments.vocabulary)
+
+
+def torch_t5(num_layers: int, seed: int = 0) -> Any:
+    """Returns Hugging Face's T5 v1.1 small with `num_layers` layers a side and random weights, its head untied.
+
+    The head's rows of the padding and end tokens are 0, so that generation never ends early.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    torch.set_float32_matmul_precision("high")  # as JAX does by itself on GPUs; changes nothing on CPUs
+    sizes = dict(d_model=512, num_heads=6, d_kv=64, d_ff=1024, num_layers=num_layers, dropout_rate=0.1)
+    kind = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0)
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=VOCABULARY_ROWS, **sizes, **kind))
+    # transformers 5 ties a fresh v1.1, but checkpoints of v1.1 have a head of their own.
+    head = torch.randn(VOCABULARY_ROWS, 512) * 512**-0.5
+    head[:2] = 0.0
+    model.lm_head.weight = torch.nn.Parameter(head)
+    model.config.tie_word_embeddings = False
+    return model.to(torch_device())
+
+
+def torch_device() -> Any:
+    """Returns torch's device: the first GPU where JAX uses one too, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
