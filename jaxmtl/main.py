@@ -155,9 +155,12 @@ def make_parser() -> argparse.ArgumentParser:
         command = importlib.import_module(f"jaxmtl.commands.{name}")
         verb = verbs.add_parser(name, help=command.HELP, description=command.HELP)
         command.add_arguments(verb)
+        verb.set_defaults(run_verb=main)
         verb.add_argument("--gin_file", action="append", default=[], help="gin file, repeatable; later ones override")
         verb.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
-        verb.add_argument("--coordinator", help="HOST:PORT of process 0, for runs on many hosts; 'auto' on TPU and SLURM")
+        verb.add_argument(
+            "--coordinator", help="HOST:PORT of process 0, for runs on many hosts; 'auto' on TPU and SLURM"
+        )
         verb.add_argument("--num_processes", type=int, help="number of processes, with --coordinator HOST:PORT")
         verb.add_argument("--process_id", type=int, help="number of this process, with --coordinator HOST:PORT")
     return parser

@@ -25,14 +25,12 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     """Goes the whole way, printing each command that one would type for it.
 
     Args:
-      arguments: the flags.
+      arguments: the flags, and `run_verb`, which runs one command line.
       config: must be None: the demo brings its own gin files.
 
     Returns:
       The first exit code that is not 0, or 0.
     """
-    from jaxmtl.main import main
-
     if config is not None:
         raise InputError("demo takes no gin files; run cache, train, evaluate and report with your own")
     began = time.monotonic()
@@ -40,7 +38,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     vocabulary = make_vocabulary(folder / "vocabulary", arguments.examples)
     for words in steps(folder, vocabulary, arguments):
         print(f"\n$ jaxmtl {shlex.join(words)}", flush=True)
-        code = main(words)
+        code = arguments.run_verb(words)
         if code:
             return code
     print(f"\n{summary(folder / 'run')}\n\ndone in {time.monotonic() - began:.0f} s")

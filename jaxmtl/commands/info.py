@@ -56,7 +56,10 @@ def describe(folder: str) -> list[str]:
 
         store = TokenStore(folder)
         vocabulary = store.manifest.vocabulary
-        return [f"token store of vocabulary {vocabulary.fingerprint[:12]}, {vocabulary.size} tokens", describe_store(store)]
+        return [
+            f"token store of vocabulary {vocabulary.fingerprint[:12]}, {vocabulary.size} tokens",
+            describe_store(store),
+        ]
     import jax
 
     from jaxmtl.weights import load_module, step_of

@@ -67,8 +67,6 @@ def lines(description: str, file: TextIO | None = None, clock: Callable[[], floa
         printed = now
         rate = done / (now - began) if now > began else 0.0
         left = f", {(total - done) / rate:.0f} s left" if rate else ""
-        print(
-            f"{description} ({stage}): {done}/{total}, {rate:.3g}/s{left}", file=file or sys.stderr, flush=True
-        )
+        print(f"{description} ({stage}): {done}/{total}, {rate:.3g}/s{left}", file=file or sys.stderr, flush=True)
 
     return update

@@ -39,7 +39,9 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
         raise InputError("train needs gin files: --gin_file=models/t5_1_1/small.gin --gin_file=runs/train.gin")
     from jaxmtl.training.loop import TERMINATED
 
-    result = config.configured(train)(config_text=config.text, operative_text=config.operative, config_hash=config.hash())
+    result = config.configured(train)(
+        config_text=config.text, operative_text=config.operative, config_hash=config.hash()
+    )
     return int(result.status == TERMINATED)
 
 
@@ -103,7 +105,13 @@ def train(
 
 
 def validation_loss(
-    *, store: "TokenStore", module: "nn.Module", run_dir: object, split: str = "validation", batch_size: int = 16, every: int
+    *,
+    store: "TokenStore",
+    module: "nn.Module",
+    run_dir: object,
+    split: str = "validation",
+    batch_size: int = 16,
+    every: int,
 ) -> "ValidationLoss":
     """Measures the loss on a split of the store from time to time.
 
@@ -201,5 +209,3 @@ def _write(path: pathlib.Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, path)
-
-

@@ -16,6 +16,8 @@ from jaxmtl.types import Batch, InputError
 WINDOW = 64
 MakeSampler = Callable[..., AnySampler]
 """A sampler class, its rates bound beforehand: called with `sizes=, batch_size=, seed=`."""
+ChooseShapes = Callable[[np.ndarray, np.ndarray], Shapes]
+"""Chooses the lengths to pad to from the input and target lengths, int [M] each, of a split."""
 proportional_sampler = functools.partial(Sampler, rates=rates.proportional)
 
 
@@ -67,9 +69,9 @@ class TaskRows:
             targets[group] = target_lengths[draw.example_ids[group]]
         return inputs, targets
 
-    def fitted_shapes(self) -> Shapes:
-        """Returns the shapes that fit the whole split best, whichever of its tasks these are."""
-        return fitted_shapes(*self._store.lengths(self._split))
+    def split_lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns input and target lengths of the whole split, int64 [M] each, whichever of its tasks are read."""
+        return self._store.lengths(self._split)
 
     def pad(self, draw: Draw, shape: tuple[int, int]) -> Batch:
         """Reads rows into padded arrays.
@@ -103,7 +105,7 @@ class Stream:
     Args:
       rows: where rows come from.
       sampler: which rows step by step; its sizes are those of `rows`.
-      shapes: lengths to pad to; None for those that `fitted_shapes` chooses for the whole split.
+      shapes: lengths to pad to, or a function that chooses them from the input and target lengths of the whole split.
       window: batches that are grouped together; 1 keeps the drawn order, without grouping.
       seed: order of the batches inside a window.
       host_index: which host this is.
@@ -118,7 +120,7 @@ class Stream:
         rows: TaskRows,
         sampler: AnySampler,
         *,
-        shapes: Shapes | None = None,
+        shapes: Shapes | ChooseShapes = fitted_shapes,
         window: int = WINDOW,
         seed: int = 0,
         host_index: int = 0,
@@ -206,7 +208,7 @@ def train_stream(
     seed: int = 0,
     tasks: Sequence[str] | None = None,
     sampler: MakeSampler = proportional_sampler,
-    shapes: Shapes | None = None,
+    shapes: Shapes | ChooseShapes = fitted_shapes,
     window: int = WINDOW,
     host_index: int = 0,
     num_hosts: int = 1,
@@ -246,7 +248,7 @@ class EvalStream:
     Args:
       rows: what to go through.
       batch_size: rows per batch, over all hosts.
-      shapes: lengths to pad to; None for those that `fitted_shapes` chooses for the whole split.
+      shapes: lengths to pad to, or a function that chooses them from the input and target lengths of the whole split.
       host_index: which host this is.
       num_hosts: how many hosts share each batch; each gets one contiguous slice of its rows.
 
@@ -259,7 +261,7 @@ class EvalStream:
         rows: TaskRows,
         batch_size: int,
         *,
-        shapes: Shapes | None = None,
+        shapes: Shapes | ChooseShapes = fitted_shapes,
         host_index: int = 0,
         num_hosts: int = 1,
     ) -> None:
@@ -294,7 +296,7 @@ def eval_stream(
     *,
     batch_size: int,
     tasks: Sequence[str] | None = None,
-    shapes: Shapes | None = None,
+    shapes: Shapes | ChooseShapes = fitted_shapes,
     host_index: int = 0,
     num_hosts: int = 1,
 ) -> EvalStream:
@@ -362,9 +364,9 @@ def host_slice(batch_size: int, host_index: int, num_hosts: int) -> slice:
     return slice(host_index * share, (host_index + 1) * share)
 
 
-def _checked_shapes(rows: TaskRows, shapes: Shapes | None) -> Shapes:
-    if shapes is None:
-        return rows.fitted_shapes()
+def _checked_shapes(rows: TaskRows, shapes: Shapes | ChooseShapes) -> Shapes:
+    if not isinstance(shapes, Shapes):
+        shapes = shapes(*rows.split_lengths())
     shapes.fit(rows.max_input_tokens, rows.max_target_tokens)
     return shapes
 

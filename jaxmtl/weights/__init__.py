@@ -10,4 +10,12 @@ from jaxmtl.weights.pretrained import (
     write_config,
 )
 
-__all__ = ["Pretrained", "load_module", "load_pretrained", "resize_vocabulary", "save_pretrained", "step_of", "write_config"]
+__all__ = [
+    "Pretrained",
+    "load_module",
+    "load_pretrained",
+    "resize_vocabulary",
+    "save_pretrained",
+    "step_of",
+    "write_config",
+]

@@ -69,7 +69,9 @@ def read_params(folder: pathlib.Path, shapes: Any, shardings: Any, dtype: str) -
         try:
             found = checkpointer.metadata(path.absolute()).item_metadata.tree
         except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{path}: this checkpoint cannot be read ({error}); train again or choose another") from error
+            raise InputError(
+                f"{path}: this checkpoint cannot be read ({error}); train again or choose another"
+            ) from error
         _check(found, shapes, str(path))
         wanted = jax.tree.map(
             lambda s, to: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype), sharding=to), shapes, shardings

@@ -1,7 +1,6 @@
 import itertools
 import json
 import math
-import time
 import tracemalloc
 from collections import Counter
 
@@ -159,17 +158,11 @@ def test_draws_are_pinned() -> None:
     assert draw.example_ids.tolist() == [749, 61, 34, 422, 186, 51]
 
 
-def test_1600_tasks_cost_little_time_and_a_few_kilobytes() -> None:
+def test_the_state_of_1600_tasks_is_a_few_kilobytes() -> None:
     sizes = np.random.default_rng(0).integers(26, 5000, 1600)
     sampler = Sampler(sizes, rates.proportional, 16, 0)
     sampler.draw(20_000)
     assert len(json.dumps(sampler.state())) < 8_000
-    best = math.inf
-    for _ in range(50):
-        start = time.perf_counter()
-        sampler.draw()
-        best = min(best, time.perf_counter() - start)
-    assert best < 1e-3
 
 
 def test_huge_tasks_need_no_memory() -> None:

@@ -1,0 +1,121 @@
+import argparse
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+@pytest.fixture
+def measuring():
+    return importlib.import_module("measuring")
+
+
+def echo(prefix):
+    return lambda request: prefix + request, f"made {prefix}"
+
+
+def fail(kind):
+    if kind == "early":
+        raise ValueError("broke while preparing")
+    return {"late": lambda request: request / 0}[kind], None
+
+
+@pytest.mark.parametrize("name", ["train", "decode", "start"])
+def test_help_is_printed_at_once(name):
+    done = subprocess.run([sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--full" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize("name", ["train", "decode"])
+def test_missing_data_is_bad_usage_with_a_way_out(name, monkeypatch, capsys, tmp_path):
+    workload = importlib.import_module("workload")
+    monkeypatch.setattr(workload.importlib.util, "find_spec", lambda package: package)
+    parser = workload.make_parser("text")
+    with pytest.raises(SystemExit) as ended:
+        workload.check(parser, parser.parse_args(["--sni", str(tmp_path)]))
+    assert ended.value.code == 2 and "--data toy" in capsys.readouterr().err
+    workload.check(parser, parser.parse_args(["--sni", str(tmp_path), "--data", "toy"]))
+
+
+def test_a_missing_peer_is_bad_usage(monkeypatch, capsys):
+    workload = importlib.import_module("workload")
+    monkeypatch.setattr(workload.importlib.util, "find_spec", lambda package: None)
+    parser = workload.make_parser("text")
+    with pytest.raises(SystemExit) as ended:
+        workload.check(parser, parser.parse_args([]))
+    assert ended.value.code == 2 and "torch" in capsys.readouterr().err
+
+
+def test_a_side_prepares_answers_and_tells_its_memory(measuring):
+    with measuring.side(echo, "a") as side:
+        assert side.prepared.value == "made a"
+        answer = side.ask("b")
+        assert answer.value == "ab" and answer.seconds >= 0
+        assert 1e6 < side.peak_memory() < 1e11
+
+
+@pytest.mark.parametrize(("kind", "message"), [("early", "broke while preparing"), ("late", "ZeroDivisionError")])
+def test_an_error_of_a_side_reaches_the_caller(measuring, kind, message):
+    with pytest.raises(RuntimeError, match=message):
+        with measuring.side(fail, kind) as side:
+            side.ask(1)
+
+
+def test_sides_take_turns_and_each_is_first_once(measuring, capsys):
+    asked = []
+
+    def ask(name):
+        return lambda request: asked.append((name, request)) or measuring.Answer(seconds=1.0, value=name)
+
+    answers = measuring.in_turns({"x": ask("x"), "y": ask("y")}, [1, 2])
+    assert asked == [("x", 1), ("y", 1), ("y", 2), ("x", 2)]
+    assert [answer.value for answer in answers["x"]] == ["x", "x"]
+
+
+def test_rate_is_work_over_time_not_a_mean_of_rates(measuring):
+    answers = [measuring.Answer(seconds=1.0, value=10), measuring.Answer(seconds=3.0, value=2)]
+    assert measuring.rate(answers) == 3.0
+    assert measuring.rate(answers, lambda value: value / 2) == 1.5
+
+
+def test_the_last_line_is_one_json_object(measuring, capsys):
+    arguments = argparse.Namespace(sni=pathlib.Path("folder"), full=False)
+    measuring.print_result("train", {"ratio": 1.23456, "shapes": 3}, arguments)
+    found = json.loads(capsys.readouterr().out)
+    assert found["benchmark"] == "train" and found["ratio"] == 1.235 and found["shapes"] == 3
+    assert found["settings"] == {"sni": "folder", "full": False} and "jax" in found["versions"]
+
+
+def test_both_sides_of_training_see_the_same_examples(tmp_path):
+    workload, train = importlib.import_module("workload"), importlib.import_module("train")
+    arguments = workload.make_parser("text").parse_args(["--data", "toy"])
+    store = workload.make_store(arguments, tmp_path, "train", 20, (128, 32))
+    sizes = argparse.Namespace(batch_size=4, steps=5, lengths=2)
+    grouped, drawn = (train.make_stream(store, sizes, window) for window in (sizes.steps, 1))
+
+    def seen(stream):
+        batches = [next(stream) for _ in range(sizes.steps)]
+        ids = [np.stack([batch["task_ids"], batch["example_ids"]], 1) for batch in batches]
+        return sorted(map(tuple, np.concatenate(ids).tolist())), sum(train.num_tokens(batch) for batch in batches)
+
+    assert seen(grouped) == seen(drawn)
+
+
+def test_prompts_to_decode_are_in_batches_longest_first(tmp_path):
+    workload, decode = importlib.import_module("workload"), importlib.import_module("decode")
+    arguments = workload.make_parser("text").parse_args(["--data", "toy"])
+    store = workload.make_store(arguments, tmp_path, "test", 5, (128, 32))
+    batches = decode.make_batches(store, 10, 4)
+    lengths = [len(row) for batch in batches for row in batch]
+    assert [len(batch) for batch in batches] == [4, 4, 2] and lengths == sorted(lengths, reverse=True)
