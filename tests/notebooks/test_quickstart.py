@@ -6,7 +6,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "quickstart.ipynb"
-TOY_SIZE = "FOLDER = 'here'\nROWS_PER_TASK = 20\nSTEPS = 8\nVOCABULARY_SIZE = 64"
+TOY_SIZE = "FOLDER = 'here'\nROWS_PER_TASK = 20\nSTEPS = 8"
 
 
 def read():
