@@ -5,16 +5,23 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Errors are one line unless `--trace
 
 import argparse
 import ast
+import collections.abc
+import contextlib
+import dataclasses
+import difflib
 import hashlib
 import importlib
 import inspect
 import os
 import pathlib
+import pkgutil
 import re
 import sys
+import tokenize
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+import types
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TextIO, Union, get_args, get_origin
 
 import jaxmtl
 from jaxmtl.types import InputError, unknown_name
@@ -43,14 +50,21 @@ class GinConfig:
         import gin
 
         self._gin = gin
+        self._reading: list[str] = []
+        self._lines: list[tuple[str, str]] = []
         gin.clear_config()
         # gin also looks for files inside Python packages: any folder named as one of ours would trip that reader.
-        gin.config._FILE_READERS[:] = [(open, os.path.isfile)]
+        gin.config._FILE_READERS[:] = [(self._open, os.path.isfile)]
         gin.config._LOCATION_PREFIXES[:] = ["", str(GIN_FOLDER)]
+        quoted = [_quoted(line) for line in bindings]
         try:
-            gin.parse_config_files_and_bindings(list(files), [_quoted(line) for line in bindings])
+            gin.parse_config_files_and_bindings(list(files), quoted, finalize_config=False)
+            self._lines += [(f"--gin.{binding}", line) for binding, line in zip(bindings, quoted, strict=True)]
+            self._check_macros()
+            self._check_kinds()
+            gin.finalize()
         except Exception as error:
-            raise _gin_error(error, files) from error
+            raise self._explained(error, files, bindings) from error
 
     def configured(self, function: Callable) -> Callable:
         """Returns a function with the arguments that the gin files bind to it.
@@ -74,7 +88,10 @@ class GinConfig:
             try:
                 return configurable(*args, **kwargs)
             except (TypeError, RuntimeError) as error:
-                raise _missing(error, function) or error from error
+                missing = _missing(error, function)
+                if missing is None:
+                    raise
+                raise missing from error
 
         return call
 
@@ -90,48 +107,183 @@ class GinConfig:
         """Returns a hash of the parsed config."""
         return hashlib.sha256(self.text().encode()).hexdigest()[:16]
 
+    @contextlib.contextmanager
+    def _open(self, path: str) -> Iterator[TextIO]:
+        """Opens a gin file and remembers its lines; after a mistake, the file it is in stays last in `_reading`."""
+        self._reading.append(path)
+        with open(path, encoding="utf-8") as file:
+            lines = file.read().splitlines()
+            file.seek(0)
+            try:
+                yield file
+            finally:  # after the files that it includes: it overrides them
+                self._lines += [(f"{path} line {number}", line) for number, line in enumerate(lines, 1)]
+        self._reading.pop()
+
+    def _place(self, pattern: str) -> str:
+        """Finds where the last line that begins with a pattern stands: what a later file says overrides."""
+        found = [place for place, line in self._lines if re.match(rf"\s*{pattern}", line)]
+        return found[-1] if found else "gin"
+
+    def _check_macros(self) -> None:
+        """Refuses macros without a value, and values of macros that nothing uses and that look like a misspelt one."""
+        config = self._gin.config._CONFIG
+        macro = self._gin.get_configurable("gin.macro")
+        used = {ref.config_key[0] for ref in self._gin.config.iterate_references(config, to=macro)}
+        defined = {scope for scope, selector in config if selector == "gin.macro"}
+        for name in sorted(used - defined):
+            place = self._place(rf"[^#]*%{name}\b")
+            files = [file for file in _gin_files() if re.search(rf"(?m)^{name} *=", (GIN_FOLDER / file).read_text())]
+            hint = f"give a file that sets it first, such as {', '.join(files[:3])}" if files else ""
+            raise InputError(f"{place}: {name} has no value; {hint or unknown_name('macro', name, defined)}")
+        for name in sorted(defined - used):
+            place = self._place(rf"{name} *=")
+            elsewhere = any(line.startswith(name) for where, line in self._lines if not where.startswith("--gin."))
+            near = difflib.get_close_matches(name, used, n=1, cutoff=0.85)
+            if near or not elsewhere:
+                raise InputError(f"{place}: {unknown_name('macro', name, used)}; nothing uses it")
+
+    def _check_kinds(self) -> None:
+        """Refuses literals that are not of the kind that a parameter's annotation asks for."""
+        config = self._gin.config._CONFIG
+        for (_, selector), parameters in config.items():
+            kinds = {} if selector == "gin.macro" else _kinds(self._gin.config._REGISTRY[selector].wrapped)
+            function = selector.rpartition(".")[2]
+            for name, value in parameters.items():
+                shown = pattern = f"{function}.{name}"
+                pattern = rf"[\w./]*\b{function}\.{name}"
+                while isinstance(value, self._gin.config.ConfigurableReference) and value.selector == "gin.macro":
+                    shown = pattern = value.config_key[0]
+                    value = config[value.config_key]["value"]
+                if isinstance(value, _LITERALS) and not _fits(value, kinds.get(name, Any)):
+                    raise InputError(
+                        f"{self._place(rf'{pattern} *=')}: {shown} is {value!r}; "
+                        f"{function}.{name} expects {_kind_name(kinds[name])}"
+                    )
+
+    def _explained(self, error: Exception, files: Sequence[str], bindings: Sequence[str]) -> InputError:
+        """Turns what gin raises into one line with file, line and the closest valid name."""
+        if isinstance(error, InputError):
+            return error
+        text = " ".join(line.strip() for line in str(error).splitlines() if line.strip() not in ("", "^"))
+        required = re.search(r"([\w./]+)/macro\.value set to `%gin\.REQUIRED`", text)
+        if required:
+            return InputError(f"{required[1]} is required by {', '.join(files)}; give it as --gin.{required[1]}=VALUE")
+        found = re.search(r' *In (?:file "([^"]+)"|bindings string),? line (\d+)', text)
+        file, line = (found[1], int(found[2])) if found else (None, 0)
+        if isinstance(error, SyntaxError):
+            file, line, text = error.filename, error.lineno or 0, f"{error.msg} {(error.text or '').strip()}"
+        elif isinstance(error, tokenize.TokenError):
+            text = "a bracket or a quote is never closed"
+        elif found:
+            text = text[: found.start()]
+        if file is None and self._reading:
+            place = self._reading[-1]
+        elif file is None:
+            place = f"--gin.{bindings[line - 1]}" if 0 < line <= len(bindings) else "--gin"
+        else:
+            place = f"{file} line {line}"
+        return InputError(f"{place}: {text}{self._closest(text)}")
+
+    def _closest(self, text: str) -> str:
+        """Finds the closest valid name for an unknown one that gin complains of."""
+        parameter = re.search(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'", text)
+        if parameter:
+            function = self._gin.get_configurable(parameter[1])
+            return f" {unknown_name('parameter', parameter[2], inspect.signature(inspect.unwrap(function)).parameters)}"
+        attribute = re.search(r"<module '([\w.]+)' from .*has no attribute (\w+)", text)
+        if attribute:
+            return f" {unknown_name('name', attribute[2], _names(attribute[1]))}"
+        modules = self._modules()
+        reference = re.search(r"reference '@(?:\w+/)*(\w+)\.(\w+)", text)
+        if reference and reference[1] in modules:
+            return f" {unknown_name('name', reference[2], _names(modules[reference[1]]))}"
+        alias = re.search(r"'(\w+)' was not provided by an import", text)
+        if alias:
+            return f" {unknown_name('imported module', alias[1], modules)}"
+        file = re.search(r"Unable to open file: (.*?)\. Searched", text)
+        if file:
+            return f" {unknown_name('gin file', file[1], _gin_files())}"
+        module = re.search(r"No module named '([\w.]+)'", text)
+        return _closest_module(module[1]) if module else ""
+
+    def _modules(self) -> dict[str, str]:
+        """Returns what the gin files import: name that stands for a module, to the module's full name."""
+        modules = {}
+        for _, line in self._lines:
+            found = re.match(r"(?:from ([\w.]+) )?import ([\w.]+)(?: as (\w+))?", line)
+            if found and found[1] != "__gin__":
+                modules[found[3] or found[2]] = f"{found[1]}.{found[2]}" if found[1] else found[2]
+        return modules
+
+
+def _gin_files() -> list[str]:
+    return sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.rglob("*.gin"))
+
+
+def _names(module: str) -> list[str]:
+    """Returns the public functions and classes that a module defines."""
+    values = vars(importlib.import_module(module)).items()
+    return [name for name, value in values if name[0] != "_" and getattr(value, "__module__", None) == module]
+
+
+def _closest_module(name: str) -> str:
+    """Returns what to do about a module that is not there."""
+    parent, _, child = name.rpartition(".")
+    if parent.partition(".")[0] == "jaxmtl":
+        package = importlib.import_module(parent)
+        return f"; {unknown_name('module', child, [one.name for one in pkgutil.iter_modules(package.__path__)])}"
+    if name.partition(".")[0] in ("seqio", "tensorflow", "tensorflow_text"):
+        return "; caching through SeqIO needs it: pip install 'jaxmtl[data]'"
+    return ""
+
+
+def _kinds(function: Callable) -> dict[str, Any]:
+    """Returns the annotations of a function's parameters; what `**` takes, from the dataclass that it returns."""
+    signature = inspect.signature(function)
+    kinds = {name: one.annotation for name, one in signature.parameters.items()}
+    if dataclasses.is_dataclass(signature.return_annotation):
+        kinds = _kinds(signature.return_annotation) | kinds
+    return kinds
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Returns whether a literal is what an annotation asks for; True where the annotation does not tell."""
+    if isinstance(kind, str):  # a name that only type checkers import
+        return not isinstance(value, str) or "str" in kind
+    if isinstance(kind, types.UnionType) or get_origin(kind) is Union:
+        return any(_fits(value, one) for one in get_args(kind))
+    kind = type(None) if kind is None else get_origin(kind) or kind
+    if not isinstance(kind, type) or kind in (Any, inspect.Parameter.empty, object):
+        return True
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (pathlib.Path, os.PathLike):
+        return isinstance(value, str)
+    return isinstance(value, kind) and (kind is not collections.abc.Sequence or not isinstance(value, str))
+
+
+def _kind_name(kind: Any) -> str:
+    return kind.__name__ if isinstance(kind, type) else re.sub(r"\b(collections\.abc|typing)\.", "", str(kind))
+
+
+_LITERALS = (str, int, float, bool, type(None))
+
 
 def _quoted(line: str) -> str:
     """Puts quotes around a value that is no literal, reference or macro: `STORE=runs/store` needs none in the shell."""
     name, sign, value = line.partition("=")
-    value = value.strip()
-    if not sign:
+    name, value = name.strip(), value.strip()
+    if not sign or not re.fullmatch(r"[A-Za-z_][\w./-]*", name):
         raise InputError(f"--gin.{line}: expected --gin.NAME=VALUE")
-    if value[:1] not in "@%":
+    if value[:1] not in ("@", "%", "(", "[", "{"):
         try:
             ast.literal_eval(value)
         except (ValueError, SyntaxError):
             value = repr(value)
-    return f"{name.strip()} = {value}"
-
-
-def _gin_error(error: Exception, files: Sequence[str]) -> InputError:
-    """Turns what gin raises into one line with file, line and the closest valid name."""
-    if isinstance(error, InputError):
-        return error
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() not in ("", "^")]
-    text = " ".join(lines)
-    required = re.search(r"([\w./]+)/macro\.value set to `%gin\.REQUIRED`", text)
-    if required:
-        return InputError(f"{required[1]} is required by {', '.join(files)}; give it as --gin.{required[1]}=VALUE")
-    return InputError(f"gin: {text}{_closest(text)}")
-
-
-def _closest(text: str) -> str:
-    """Finds the closest valid name for an unknown parameter or attribute that gin complains of."""
-    import gin
-
-    parameter = re.search(r"Configurable '([\w./]+)' doesn't have a parameter named '(\w+)'", text)
-    if parameter:
-        function = gin.get_configurable(parameter[1])
-        names = inspect.signature(inspect.unwrap(function)).parameters
-        return f" {unknown_name('parameter', parameter[2], names)}"
-    attribute = re.search(r"<module '([\w.]+)' from .*has no attribute (\w+)", text)
-    if attribute:
-        module = importlib.import_module(attribute[1])
-        names = [name for name in vars(module) if not name.startswith("_")]
-        return f" {unknown_name('name', attribute[2], names)}"
-    return ""
+    return f"{name} = {value}"
 
 
 def _missing(error: Exception, function: Callable) -> InputError | None:
@@ -208,7 +360,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = importlib.import_module(f"jaxmtl.commands.{arguments.verb}")
     try:
         join_hosts(arguments)
-        config = GinConfig(arguments.gin_file, bindings) if arguments.gin_file or bindings else None
+        config = GinConfig(arguments.gin_file, bindings) if arguments.gin_file else None
         return command.run(arguments, config)
     except KeyboardInterrupt:
         print("stopped by the keyboard; start the same command again to go on", file=sys.stderr)

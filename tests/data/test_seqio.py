@@ -266,6 +266,19 @@ def test_registering_again_is_fine_only_if_nothing_changed(
             data.seqio_mixtures.register("again_mixture", use, rate)
 
 
+def test_a_task_without_the_split_is_in_the_mixture_and_never_drawn(
+    data: types.SimpleNamespace,
+    tasks: list[TaskSpec],
+    preprocessing: Preprocessing,
+    tokenizer: tokenizers.Tokenizer,
+) -> None:
+    unseen = dataclasses.replace(tasks[0], name="unseen", splits={"test": (0,)})
+    names = data.seqio_tasks.register([*tasks, unseen], preprocessing, tokenizer, prefix="held")
+    data.seqio_mixtures.register("held_mixture", names)
+    shares = data.seqio_mixtures.shares("held_mixture")
+    assert shares["held:unseen"] == 0 and sum(shares.values()) == pytest.approx(1.0)
+
+
 def test_bad_requests_are_one_line_input_errors(
     data: types.SimpleNamespace,
     tasks: list[TaskSpec],
@@ -286,6 +299,7 @@ def test_bad_requests_are_one_line_input_errors(
         ),
         "2 tasks, 1 of them different": lambda: data.seqio_mixtures.register("m", names[:1] * 2),
         "0 tasks": lambda: data.seqio_mixtures.register("m", []),
+        "weigh 0 by their split 'dev'": lambda: data.seqio_mixtures.register("m", names, split="dev"),
         "all tasks weigh 0": lambda: data.seqio_mixtures.register("m", names, lambda sizes: 0.0 * sizes),
         "another prompt or limit": lambda: data.cache.cache_mixture("bad_mixed", ["train"], tmp_path / "s"),
         "unknown split 'dev'": lambda: data.cache.cache_mixture(names[0], ["train", "dev"], tmp_path / "s"),
@@ -297,7 +311,6 @@ def test_bad_requests_are_one_line_input_errors(
         assert "\n" not in str(caught.value)
     for call in (
         lambda: data.seqio_mixtures.register("m", ["bad:none"]),
-        lambda: data.seqio_mixtures.register("m", names, split="dev"),
         lambda: data.cache.cache_mixture("none", ["train"], tmp_path / "s"),
     ):
         with pytest.raises(UnknownNameError, match="closest"):
