@@ -1,0 +1,123 @@
+"""Every gin file is parsed in the order that its header asks for; what is built is looked at where that is cheap."""
+
+import dataclasses
+import itertools
+import re
+
+import jax
+import pytest
+
+from jaxmtl.main import GIN_FOLDER, GinConfig
+from jaxmtl.models import t5
+from jaxmtl.models.t5_config import SIZES, named_config
+
+SMALL, PRETRAINED, TRAIN = "models/t5_1_1/small.gin", "models/pretrained.gin", "runs/train.gin"
+TRAINING = ["STORE=runs/store", "RUN_DIR=runs/first"]
+MODELS = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("models/t5_*/*.gin"))
+MESHES = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("mesh/*.gin"))
+CACHING = ["STORE=runs/store", "VOCABULARY=t5/spiece.model"]
+
+LAYERINGS = [
+    *(([model, TRAIN], TRAINING) for model in MODELS),
+    (["models/t5.gin", TRAIN], [*TRAINING, "SIZE=t5-small"]),
+    ([PRETRAINED, TRAIN], [*TRAINING, "PRETRAINED=google/t5-v1_1-small"]),
+    ([SMALL, TRAIN, "runs/validation.gin"], TRAINING),
+    ([SMALL, TRAIN, "runs/generation.gin"], TRAINING),
+    (["models/t5_1_1/tiny.gin", "runs/demo.gin"], TRAINING),
+    *(([SMALL, TRAIN, mesh], TRAINING) for mesh in MESHES),
+    (["runs/evaluate.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
+    *((["runs/evaluate.gin", mesh], [*TRAINING, "CHECKPOINT=runs/first"]) for mesh in MESHES),
+    (["models/t5_1_1/tiny.gin", "runs/untrained.gin"], TRAINING),
+    ([SMALL, "runs/untrained.gin", "mesh/cpu1.gin"], TRAINING),
+]
+WITH_TENSORFLOW = [
+    (["tasks/toy.gin"], CACHING),
+    (["tasks/jsonl.gin"], [*CACHING, "DATA_DIR=mine"]),
+    *(([f"tasks/{name}.gin"], [*CACHING, "DATA_DIR=sni"]) for name in ("sni_train", "sni_test", "transfer_matters")),
+]
+PUBLISHED = {"t5_1_0": "t5-{}", "t5_1_1": "t5-v1.1-{}"}
+# Included by others; they cannot be given alone.
+INCLUDED = {"runs/cache.gin"}
+
+name_of = lambda layering: " ".join([*layering[0], *layering[1]])
+
+
+def all_files():
+    return {str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.rglob("*.gin")}
+
+
+def assert_parses_again(files, bindings, tmp_path):
+    text = GinConfig(files, bindings).text()
+    assert len(text) > 100
+    (tmp_path / "config.gin").write_text(text, "utf-8")
+    assert GinConfig([str(tmp_path / "config.gin")], []).text() == text
+
+
+def test_every_file_has_a_layering_here():
+    covered = {file for files, _ in LAYERINGS + WITH_TENSORFLOW for file in files} | INCLUDED
+    assert all_files() == covered
+
+
+@pytest.mark.parametrize("files, bindings", LAYERINGS, ids=map(name_of, LAYERINGS))
+def test_a_layering_parses_and_its_text_parses_again(files, bindings, tmp_path):
+    assert_parses_again(files, bindings, tmp_path)
+
+
+@pytest.mark.tf
+@pytest.mark.slow
+@pytest.mark.parametrize("files, bindings", WITH_TENSORFLOW, ids=map(name_of, WITH_TENSORFLOW))
+def test_a_layering_for_caching_parses_and_its_text_parses_again(files, bindings, tmp_path):
+    assert_parses_again(files, bindings, tmp_path)
+
+
+def test_files_that_bring_tensorflow_in_are_those_of_caching():
+    needs = {file for file in all_files() if "jaxmtl.data" in (GIN_FOLDER / file).read_text()}
+    assert needs == {"runs/cache.gin"}
+    including = {file for file in all_files() if '"runs/cache.gin"' in (GIN_FOLDER / file).read_text()}
+    assert including == {file for files, _ in WITH_TENSORFLOW for file in files}
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS if "tiny" not in model])
+def test_named_sizes_are_those_of_the_paper(model):
+    _, family, size = model.removesuffix(".gin").split("/")
+    config = GinConfig([model], [])
+    made = config.configured(t5.T5)().config
+    assert made == named_config(PUBLISHED[family].format(size))
+
+
+def test_every_published_size_has_a_file():
+    names = [model.removesuffix(".gin").split("/")[1:] for model in MODELS if "tiny" not in model]
+    assert {PUBLISHED[family].format(size) for family, size in names} == set(SIZES)
+
+
+def test_the_tiny_model_is_tiny_and_settings_override():
+    tiny = GinConfig(["models/t5_1_1/tiny.gin"], ["VOCAB_ROWS=64", "DTYPE=bfloat16"]).configured(t5.T5)()
+    assert (tiny.config.vocab_size, tiny.config.dtype) == (64, "bfloat16")
+    shapes = jax.eval_shape(tiny.init, jax.random.key(0), *[jax.ShapeDtypeStruct((1, 1), int)] * 2)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) < 1_000_000
+    small = GinConfig([SMALL], ["DROPOUT=0.3", "VOCAB_ROWS=32100", "REMAT=full"]).configured(t5.T5)().config
+    expected = dataclasses.replace(named_config("t5-v1.1-small"), dropout_rate=0.3, vocab_size=32100, remat="full")
+    assert small == expected
+
+
+@pytest.mark.parametrize(
+    "mesh, shape", [("cpu1", (1, 1, 1)), ("gpu1", (1, 1, 1)), ("gpu8", (1, 8, 1)), ("v4-8", (1, 4, 1))]
+)
+def test_meshes_have_the_shape_of_their_name(mesh, shape):
+    from jaxmtl import partitioning
+
+    made = GinConfig([f"mesh/{mesh}.gin"], []).configured(partitioning.make_mesh)()
+    assert tuple(made.shape[axis] for axis in ("data", "fsdp", "tensor")) == shape
+
+
+@pytest.mark.parametrize("file", sorted(all_files()))
+def test_headers_say_what_a_file_is_for_and_what_it_needs(file):
+    lines = (GIN_FOLDER / file).read_text("utf-8").splitlines()
+    header = " ".join(itertools.takewhile(lambda line: line.startswith("#"), lines))
+    assert len(header) > 30
+    assert all(len(line) <= 120 for line in lines)
+    required = {found[1] for line in lines if (found := re.match(r"(\w+) = %gin\.REQUIRED", line))}
+    assert all(name in header for name in required), f"{required} are REQUIRED, the header does not say so"
+    if file.startswith(("runs/", "tasks/")):
+        assert re.search(r"REQUIRED: |Give after ", header)
+        assert re.search(r"Run: jaxmtl |Give after |Included by ", header), "the header does not say how to run it"
