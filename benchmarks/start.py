@@ -9,6 +9,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import measuring
@@ -22,7 +23,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="measure the numbers to publish: 10 rounds, not 2")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="cores that each process uses")
     arguments = parser.parse_args()
@@ -45,10 +46,12 @@ def runner() -> tuple[Any, None]:
     """Returns a function that runs Python with some words and gives the peak memory of it in bytes."""
 
     def run(words: list[str]) -> int:
-        process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        error = process.stderr.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        with tempfile.TemporaryFile() as errors:
+            process = subprocess.Popen([sys.executable, *words], stdout=subprocess.DEVNULL, stderr=errors)
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+            errors.seek(0)
+            error = errors.read()
         if process.returncode:
             raise RuntimeError(f"{words} failed: {error.decode()[-500:]}")
         return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)

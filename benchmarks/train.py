@@ -25,7 +25,7 @@ RATE = 1e-4
 
 
 def main() -> None:
-    parser = workload.make_parser(__doc__.splitlines()[0])
+    parser = workload.make_parser(__doc__)
     parser.add_argument(
         "--steps", type=int, help=f"steps of each side (default: {QUICK['steps']}, full {FULL['steps']})"
     )

@@ -105,9 +105,10 @@ def torch_t5(num_layers: int, seed: int = 0) -> Any:
     import transformers
 
     torch.manual_seed(seed)
-    torch.set_float32_matmul_precision("high")  # as JAX does by itself on GPUs; changes nothing on CPUs
-    sizes = dict(d_model=512, num_heads=6, d_kv=64, d_ff=1024, num_layers=num_layers, dropout_rate=0.1)
-    kind = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0)
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # as JAX does by itself on GPUs
+    sizes: dict[str, Any] = dict(d_model=512, num_heads=6, d_kv=64, d_ff=1024, num_layers=num_layers, dropout_rate=0.1)
+    kind: dict[str, Any] = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0)
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=VOCABULARY_ROWS, **sizes, **kind))
     # transformers 5 ties a fresh v1.1, but checkpoints of v1.1 have a head of their own.
     head = torch.randn(VOCABULARY_ROWS, 512) * 512**-0.5
@@ -118,7 +119,7 @@ def torch_t5(num_layers: int, seed: int = 0) -> Any:
 
 
 def torch_device() -> Any:
-    """Returns torch's device: the first GPU where JAX uses one too, else the CPU."""
+    """Returns the device that torch runs on: the first GPU if it sees one, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
