@@ -118,3 +118,27 @@ def test_prompts_to_decode_are_in_batches_longest_first(tmp_path):
     batches = decode.make_batches(store, 10, 4)
     lengths = [len(row) for batch in batches for row in batch]
     assert [len(batch) for batch in batches] == [4, 4, 2] and lengths == sorted(lengths, reverse=True)
+
+
+@pytest.mark.torch
+def test_training_is_compared_with_torch(tmp_path):
+    workload, train = importlib.import_module("workload"), importlib.import_module("train")
+    arguments = workload.make_parser("text").parse_args(["--data", "toy"])
+    store = workload.make_store(arguments, tmp_path, "train", 20, (64, 16))
+    figures = train.compare(store, argparse.Namespace(batch_size=2, steps=2, lengths=1, layers=1))
+    assert figures["ratio"] > 0 and figures["ratio_grouped"] > 0 and figures["ours_shapes_compiled"] >= 1
+
+
+@pytest.mark.torch
+def test_generation_is_the_same_as_that_of_torch(tmp_path):
+    workload, decode = importlib.import_module("workload"), importlib.import_module("decode")
+    measuring = importlib.import_module("measuring")
+    arguments = workload.make_parser("text").parse_args(["--data", "toy"])
+    batches = decode.make_batches(workload.make_store(arguments, tmp_path, "test", 5, (64, 16)), 4, 2)
+    with (
+        measuring.side(decode.theirs, tmp_path / "model", 1, batches) as peer,
+        measuring.side(decode.ours, tmp_path / "model", batches) as mine,
+    ):
+        answers = measuring.in_turns({"ours": mine.ask, "hf": peer.ask}, [0, 1])
+    assert decode.summary(answers, {"ours": 1.0, "hf": 1.0})["identical"] == 1.0
+    assert all(len(row) == decode.MAX_NEW for answer in answers["ours"] for row in answer.value)
