@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -87,6 +88,8 @@ def to_ours(table: Table, read: Read, shapes: Any, place: Place, where: str) -> 
         leaf = None
         for layer, name in enumerate(key.names()):
             tensor = read(name).T if key.transpose else read(name)
+            if not jnp.issubdtype(tensor.dtype, jnp.floating):
+                raise InputError(f"{where}: {name} holds {tensor.dtype}, expected floating-point numbers")
             wanted = shape[1:] if key.num_layers else shape
             if tensor.shape != wanted:
                 raise InputError(

@@ -19,6 +19,7 @@ from jaxmtl.partitioning import shardings_for
 from jaxmtl.tokenizers import Tokenizer, load_tokenizer
 from jaxmtl.types import InputError, unknown_name
 from jaxmtl.weights import key_table, run_folder, t5_map
+from jaxmtl.weights.json_file import read_object
 from jaxmtl.weights.safetensors_io import TensorFolder, write_tensors
 
 FAMILIES: Mapping[str, ModuleType] = {t5_map.MODEL_TYPE: t5_map}
@@ -141,9 +142,11 @@ def resize_vocabulary(pretrained: Pretrained, rows: int) -> Pretrained:
       The model with that many rows in embedding and head.
 
     Raises:
-      InputError: if rows of real tokens would be cut.
+      InputError: if rows of real tokens would be cut, or none would be left.
     """
     config, params = pretrained.config, pretrained.params
+    if rows < 1:
+        raise InputError(f"{rows} embedding rows were asked for; expected 1 or more")
     if pretrained.tokenizer is not None and rows < pretrained.tokenizer.vocab_size:
         raise InputError(f"{rows} rows would cut tokens: the tokenizer has {pretrained.tokenizer.vocab_size}")
 
@@ -185,12 +188,7 @@ def _read_config(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
     path = folder / "config.json"
     if not path.exists():
         raise InputError(f"{folder}: holds no config.json; expected a Hugging Face folder or a run folder")
-    try:
-        raw = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON ({error})") from error
-    if not isinstance(raw, dict):
-        raise InputError(f"{path}: expected one JSON object, found {type(raw).__name__}")
+    raw = read_object(path)
     name = str(raw.get("model_type"))
     if name not in FAMILIES:
         raise InputError(f"{path}: {unknown_name('model_type', name, FAMILIES)}")

@@ -43,8 +43,8 @@ def best_step(folder: pathlib.Path) -> int:
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         try:
             best = checkpointer.restore(path.absolute()).get("best_step")
-        except (OSError, ValueError, AttributeError) as error:
-            raise InputError(f"{path}: this checkpoint cannot be read ({error}); remove its folder") from error
+        except Exception as error:
+            raise _damaged(path, error) from error
     return best if best in found else found[-1]
 
 
@@ -61,22 +61,29 @@ def read_params(folder: pathlib.Path, shapes: Any, shardings: Any, dtype: str) -
       The parameter tree.
 
     Raises:
-      InputError: if there is no complete checkpoint, or its sizes are not `shapes`.
+      InputError: if there is no complete checkpoint, it is damaged, or its sizes are not `shapes`.
     """
     step = best_step(folder)
     path = folder / CHECKPOINTS / str(step) / "params"
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             found = checkpointer.metadata(path.absolute()).item_metadata.tree
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{path}: this checkpoint cannot be read ({error}); train again or choose another"
-            ) from error
+        except Exception as error:
+            raise _damaged(path, error) from error
         _check(found, shapes, str(path))
         wanted = jax.tree.map(
             lambda s, to: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype), sharding=to), shapes, shardings
         )
-        return checkpointer.restore(path.absolute(), wanted)
+        try:
+            return checkpointer.restore(path.absolute(), wanted)
+        except Exception as error:
+            raise _damaged(path, error) from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> InputError:
+    """Orbax tells damage by errors of many types."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return InputError(f"{path}: this checkpoint cannot be read ({reason}); remove its folder or choose another run")
 
 
 def _check(found: Any, shapes: Any, where: str) -> None:

@@ -3,13 +3,15 @@
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from jaxmtl.types import InputError
+from jaxmtl.weights.json_file import read_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -33,10 +35,9 @@ class TensorFolder:
     def _index(self) -> dict[str, str]:
         index = self.folder / INDEX
         if index.exists():
-            try:
-                file_of = json.loads(index.read_text())["weight_map"]
-            except (json.JSONDecodeError, KeyError, TypeError) as error:
-                raise InputError(f"{index}: no `weight_map` could be read ({error}); the file is damaged") from error
+            file_of = read_object(index).get("weight_map")
+            if not isinstance(file_of, dict) or not all(_is_file_name(file) for file in file_of.values()):
+                raise InputError(f"{index}: `weight_map` gives no file name for each tensor; fetch the file again")
             missing = sorted({name for name in file_of.values() if not (self.folder / name).exists()})
             if missing:
                 raise InputError(f"{index}: shard {missing[0]} is not in the folder ({len(missing)} missing)")
@@ -64,17 +65,25 @@ class TensorFolder:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Returns a tensor's shape without reading it."""
-        return tuple(self._handle(name).get_slice(name).get_shape())
+        return tuple(self._get(name, lambda file: file.get_slice(name).get_shape()))
 
     def read(self, name: str) -> np.ndarray:
         """Reads one tensor; bfloat16 comes as `ml_dtypes.bfloat16`."""
-        return self._handle(name).get_tensor(name)
+        return self._get(name, lambda file: file.get_tensor(name))
 
-    def _handle(self, name: str) -> safetensors.safe_open:
+    def _get(self, name: str, get: Callable[[safetensors.safe_open], Any]) -> Any:
         file = self._file_of[name]
         if file not in self._open:
             self._open[file] = self._safe_open(file)
-        return self._open[file]
+        try:
+            return get(self._open[file])
+        except (safetensors.SafetensorError, TypeError, ValueError) as error:  # numpy lacks some of the dtypes
+            raise InputError(f"{self.folder / file}: tensor {name} cannot be read ({error}); fetch it again") from error
+
+
+def _is_file_name(value: object) -> bool:
+    """Returns whether a value names a file in the folder itself, so that no index leads out of it."""
+    return isinstance(value, str) and value not in ("", "..") and pathlib.PurePath(value).name == value
 
 
 def _shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import T5Config
 from jaxmtl.types import InputError
@@ -35,6 +37,17 @@ _FIELDS = {
     "eos_id": "eos_token_id",
     "decoder_start_id": "decoder_start_token_id",
 }
+_SIZE, _LAYERS, _ID = (int, 1, 10**7), (int, 1, 10**4), (int, 0, 10**7)
+_RANGES = {
+    **dict.fromkeys(("d_model", "num_heads", "d_kv", "d_ff", "vocab_size"), _SIZE),
+    **dict.fromkeys(("num_layers", "num_decoder_layers"), _LAYERS),
+    **dict.fromkeys(("pad_token_id", "eos_token_id", "decoder_start_token_id"), _ID),
+    "dropout_rate": (int | float, 0, 0.999),
+    "layer_norm_epsilon": (int | float, 1e-30, 1),
+    "relative_attention_num_buckets": (int, 4, 10**5),
+    "relative_attention_max_distance": (int, 3, 10**7),
+}
+"""What a config.json may say: type, least and most."""
 _ACTIVATIONS = {"relu": ("relu",), "gated-gelu": ("gelu", "linear")}
 _OPTIONAL = {
     "relative_buckets",
@@ -92,21 +105,23 @@ def config_from_hf(raw: Mapping[str, Any], where: str, dtype: str) -> T5Config:
       The config as the file states it; `fit_to_tensors` corrects what only the weights tell.
 
     Raises:
-      InputError: for a missing field, or a feed-forward kind that T5 does not have.
+      InputError: for a missing field, a value that makes no sense, or a feed-forward kind that T5 does not have.
     """
-    missing = [theirs for ours, theirs in _FIELDS.items() if theirs not in raw and ours not in _OPTIONAL]
+    missing = [theirs for ours, theirs in _FIELDS.items() if raw.get(theirs) is None and ours not in _OPTIONAL]
     if missing:
         raise InputError(f"{where}/config.json: field {missing[0]!r} is missing; expected a T5 config")
+    _check_values(raw, f"{where}/config.json")
     kind = raw.get("feed_forward_proj", "relu")
-    if kind not in _ACTIVATIONS:
+    if not isinstance(kind, str) or kind not in _ACTIVATIONS:
         raise InputError(f"{where}/config.json: feed_forward_proj is {kind!r}, expected one of {sorted(_ACTIVATIONS)}")
-    tied = raw.get("tie_word_embeddings", True)
+    given = lambda name, default: default if raw.get(name) is None else raw[name]
+    tied = given("tie_word_embeddings", True)
     return T5Config(
-        vocab_size=raw.get("vocab_size", 32128),
-        num_decoder_layers=raw.get("num_decoder_layers") or raw["num_layers"],
+        vocab_size=given("vocab_size", 32128),
+        num_decoder_layers=given("num_decoder_layers", raw["num_layers"]),
         mlp_activations=_ACTIVATIONS[kind],
         tied_head=tied,
-        head_scale=raw["d_model"] ** -0.5 if raw.get("scale_decoder_outputs", tied) else 1.0,
+        head_scale=raw["d_model"] ** -0.5 if given("scale_decoder_outputs", tied) else 1.0,
         dtype=dtype,
         **{ours: raw[theirs] for ours, theirs in _FIELDS.items() if raw.get(theirs) is not None},
     )
@@ -127,12 +142,33 @@ def fit_to_tensors(config: T5Config, tensors: TensorFolder, where: str) -> T5Con
       The corrected config.
 
     Raises:
-      InputError: if the embedding is missing.
+      InputError: if the embedding is missing or of another width.
     """
     if SHARED not in tensors.names():
         raise InputError(f"{where}: tensor {SHARED} is missing; expected the weights of a T5")
-    tied = HEAD not in tensors.names() or bool((tensors.read(HEAD) == tensors.read(SHARED)).all())
-    return dataclasses.replace(config, vocab_size=tensors.shape(SHARED)[0], tied_head=tied)
+    shape = tensors.shape(SHARED)
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != config.embed_dim:
+        raise InputError(f"{where}: {SHARED} has shape {shape}, config.json asks for (rows, {config.embed_dim})")
+    tied = HEAD not in tensors.names() or np.array_equal(tensors.read(HEAD), tensors.read(SHARED))
+    return dataclasses.replace(config, vocab_size=shape[0], tied_head=tied)
+
+
+def _check_values(raw: Mapping[str, Any], where: str) -> None:
+    """Refuses values of a wrong type or out of range."""
+    for name, (kind, least, most) in _RANGES.items():
+        value = raw.get(name)
+        fits = isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most
+        if value is not None and not fits:
+            what = "an integer" if kind is int else "a number"
+            raise InputError(f"{where}: {name} is {str(value)[:40]!r}, expected {what} from {least:g} to {most:g}")
+    for name in ("tie_word_embeddings", "scale_decoder_outputs"):
+        if not isinstance(raw.get(name), bool | None):
+            raise InputError(f"{where}: {name} is {str(raw[name])[:40]!r}, expected true or false")
+    buckets, distance = (raw.get(_FIELDS[name]) for name in ("relative_buckets", "relative_max_distance"))
+    if (distance or 128) <= (buckets or 32) // 2:
+        raise InputError(
+            f"{where}: {_FIELDS['relative_max_distance']} is {distance or 128}, expected more than half of the buckets"
+        )
 
 
 def config_to_hf(config: T5Config) -> dict[str, Any]:
