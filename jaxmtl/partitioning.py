@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from flax.linen.spmd import logical_to_mesh_sharding
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxmtl.types import InputError
@@ -31,7 +32,7 @@ RULES: Rules = (
 )
 
 
-def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
     """Arranges devices in the axes `data`, `fsdp` and `tensor`.
 
     Args:
@@ -99,7 +100,7 @@ def shardings_for(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
       The unboxed tree with a NamedSharding for each leaf.
     """
     specs = nn.get_partition_spec(tree)
-    shardings = nn.logical_to_mesh_sharding(specs, mesh, list(rules))
+    shardings = logical_to_mesh_sharding(specs, mesh, list(rules))
     fit = lambda leaf, sharding: NamedSharding(mesh, _fit(sharding.spec, leaf.shape, mesh))
     return jax.tree.map(fit, nn.unbox(tree), shardings)
 

@@ -131,8 +131,9 @@ def validation_loss(
     from jaxmtl.feed.batching import eval_stream
     from jaxmtl.training.validation import ValidationLoss
 
-    hosts = dict(host_index=jax.process_index(), num_hosts=jax.process_count())
-    batches = eval_stream(store, split, batch_size=batch_size, **hosts)
+    batches = eval_stream(
+        store, split, batch_size=batch_size, host_index=jax.process_index(), num_hosts=jax.process_count()
+    )
     return ValidationLoss(
         name=split, every=every, module=module, task_names=store.task_names(split), batches=lambda: batches
     )

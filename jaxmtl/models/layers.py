@@ -5,6 +5,7 @@ Letters in shapes: B batch, T query length, S key length, D embed, H heads, K he
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import flax.linen as nn
 import jax
@@ -12,6 +13,24 @@ import jax.numpy as jnp
 import numpy as np
 
 Initializer = Callable[..., jax.Array]
+
+
+def parameter(
+    module: nn.Module, name: str, init: Initializer, axes: tuple[str, ...], shape: tuple[int, ...]
+) -> jax.Array:
+    """Declares a parameter whose axes have logical names.
+
+    Args:
+      module: the layer that owns it.
+      name: its name in the layer.
+      init: initializer.
+      axes: logical name of each axis.
+      shape: its shape.
+
+    Returns:
+      float32 array of that shape.
+    """
+    return cast(jax.Array, module.param(name, nn.with_logical_partitioning(init, axes), shape))
 
 
 def normal(stddev: float) -> Initializer:
@@ -37,7 +56,7 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., in] to [..., features]."""
-        kernel = self.param("kernel", nn.with_logical_partitioning(self.init, self.axes), (x.shape[-1], self.features))
+        kernel = parameter(self, "kernel", self.init, self.axes, (x.shape[-1], self.features))
         return jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
 
 
@@ -58,8 +77,8 @@ class Embed(nn.Module):
 
     def setup(self) -> None:
         """Creates the table [V, D]."""
-        init = nn.with_logical_partitioning(self.init, ("vocab", "embed"))
-        self.embedding = self.param("embedding", init, (self.vocab_size, self.features))
+        shape = (self.vocab_size, self.features)
+        self.embedding = parameter(self, "embedding", self.init, ("vocab", "embed"), shape)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Maps int32 [B, T] to [B, T, D]."""
@@ -85,7 +104,7 @@ class RMSNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises the last axis of [..., D]."""
-        scale = self.param("scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), (x.shape[-1],))
+        scale = parameter(self, "scale", nn.initializers.ones, ("embed",), (x.shape[-1],))
         x = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         return (x * jax.lax.rsqrt(mean_square + self.epsilon) * scale).astype(self.dtype)
@@ -158,11 +177,8 @@ class RelativeBias(nn.Module):
     @nn.compact
     def __call__(self, query_positions: jax.Array, key_positions: jax.Array) -> jax.Array:
         """Returns float32 [H, T, S] for int32 positions [T] and [S]."""
-        table = self.param(
-            "embedding",
-            nn.with_logical_partitioning(self.init, ("relative_buckets", "heads")),
-            (self.num_buckets, self.num_heads),
-        )
+        shape = (self.num_buckets, self.num_heads)
+        table = parameter(self, "embedding", self.init, ("relative_buckets", "heads"), shape)
         buckets = relative_buckets(
             query_positions,
             key_positions,

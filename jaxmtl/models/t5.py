@@ -9,6 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.layers import Dense, Dropout, Embed, RelativeBias, RMSNorm, mask_to_bias, normal
 from jaxmtl.models.t5_config import REMAT_POLICIES, T5Config
@@ -64,7 +65,7 @@ class T5(nn.Module):
         config = self.config
         if config.remat != "none":
             layer = nn.remat(layer, policy=REMAT_POLICIES[config.remat], prevent_cse=False, static_argnums=(2,))
-        scan = dict(
+        scan: dict[str, Any] = dict(
             variable_axes={"params": 0},
             variable_broadcast=False,
             split_rngs={"params": True, "dropout": True},
@@ -72,7 +73,7 @@ class T5(nn.Module):
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
         unroll = config.scan_unroll or num_layers
-        methods = {"__call__": scan | dict(in_axes=nn.broadcast, unroll=unroll)}
+        methods: Any = {"__call__": scan | dict(in_axes=nn.broadcast, unroll=unroll)}
         if issubclass(layer, DecoderLayer):
             methods["cross_cache"] = scan | dict(in_axes=nn.broadcast)
             in_axes = (0, nn.broadcast, nn.broadcast, nn.broadcast)
@@ -108,7 +109,7 @@ class T5(nn.Module):
         positions = jnp.arange(inputs.shape[1])
         bias = self.encoder_bias(positions, positions)
         x = self.drop(self.token_embedding(inputs), train=train)
-        x = nn.with_logical_constraint(x, ("batch", "length", "embed"))
+        x = with_logical_constraint(x, ("batch", "length", "embed"))
         x, _ = self.encoder(x, train, bias, mask)
         return self.drop(self.encoder_norm(x), train=train)
 
@@ -127,7 +128,7 @@ class T5(nn.Module):
         """Scores tokens from the decoder's last states: [B, T, D] to float32 [B, T, V]."""
         head = self.token_embedding.attend if self.config.tied_head else self.lm_head
         logits = head(x * self.config.head_scale).astype(jnp.float32)
-        return nn.with_logical_constraint(logits, ("batch", "length", "vocab"))
+        return with_logical_constraint(logits, ("batch", "length", "vocab"))
 
     def start_cache(self, encoded: jax.Array, max_length: int) -> Cache:
         """Prepares decoding: projects cross-attention keys and values once and makes room for the decoder's own.

@@ -7,6 +7,7 @@ Attention scores are not scaled by the root of K (the factor is part of the init
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.attention import einsum_attention
 from jaxmtl.models.layers import Dense, Dropout, RMSNorm, normal
@@ -78,7 +79,7 @@ class FeedForward(nn.Module):
         for name, activation in zip(names, config.mlp_activations, strict=True):
             wide = Dense(config.mlp_dim, ("embed", "mlp"), normal(config.embed_dim**-0.5), dtype, name=name)
             hidden = hidden * ACTIVATIONS[activation](wide(x))
-        hidden = nn.with_logical_constraint(hidden, ("batch", "length", "mlp"))
+        hidden = with_logical_constraint(hidden, ("batch", "length", "mlp"))
         hidden = Dropout(config.dropout_rate)(hidden, train=train)
         return Dense(config.embed_dim, ("mlp", "embed"), normal(config.mlp_dim**-0.5), dtype, name="wo")(hidden)
 
@@ -102,7 +103,7 @@ class EncoderLayer(nn.Module):
         x = x + drop(attended, train=train)
         normed = RMSNorm(config.norm_epsilon, dtype, name="mlp_norm")(x)
         x = x + drop(FeedForward(config, name="mlp")(normed, train=train), train=train)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+        return with_logical_constraint(x, ("batch", "length", "embed")), None
 
 
 class DecoderLayer(nn.Module):
@@ -132,7 +133,7 @@ class DecoderLayer(nn.Module):
         normed = self.cross_attention_norm(x)
         x = x + self.drop(self.cross_attention(normed, encoded, None, mask, train=train), train=train)
         x = x + self.drop(self.mlp(self.mlp_norm(x), train=train), train=train)
-        return nn.with_logical_constraint(x, ("batch", "length", "embed")), None
+        return with_logical_constraint(x, ("batch", "length", "embed")), None
 
     def cross_cache(self, _: None, encoded: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
         """Projects `encoded` [B, S, D] once to this layer's cross-attention keys and values [B, S, H, K]."""
@@ -152,12 +153,13 @@ class DecoderLayer(nn.Module):
           The carry for the next layer, and None.
         """
         x, cache, layer = carry
+        cross_key, cross_value = cross
         normed = self.self_attention_norm(x)
         new = self.self_attention.keys_and_values(normed)
         write = lambda old, one: jax.lax.dynamic_update_slice(old, one[None], (layer, 0, position, 0, 0))
         cache = jax.tree.map(write, cache, new)
         key, value = jax.tree.map(lambda c: jax.lax.dynamic_index_in_dim(c, layer, keepdims=False), cache)
         x = x + self.self_attention.look_up(normed, key, value, bias, None)
-        x = x + self.cross_attention.look_up(self.cross_attention_norm(x), *cross, None, mask)
+        x = x + self.cross_attention.look_up(self.cross_attention_norm(x), cross_key, cross_value, None, mask)
         x = x + self.mlp(self.mlp_norm(x), train=False)
         return (x, cache, layer + 1), None
