@@ -5,9 +5,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. Errors are one line unless `--trace
 
 import argparse
 import ast
-import collections.abc
 import contextlib
-import dataclasses
 import difflib
 import hashlib
 import importlib
@@ -19,15 +17,17 @@ import re
 import sys
 import tokenize
 import traceback
-import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO, Union, get_args, get_origin
+from typing import Any, TextIO
 
 import jaxmtl
+from jaxmtl.commands.annotations import LITERALS, fits, kind_name, kinds_of
 from jaxmtl.types import InputError, unknown_name
 
 VERBS = ("demo", "tasks", "cache", "train", "evaluate", "convert", "info", "report")
 GIN_FOLDER = pathlib.Path(__file__).resolve().parents[1] / "gin_configs"
+HOSTS_TIMEOUT = 300
+"""Seconds that a process waits for the others of its run."""
 EPILOG = """first steps:
   jaxmtl demo                       train a small model on the embedded tasks, with a report
   jaxmtl tasks toy                  list the embedded tasks
@@ -56,15 +56,17 @@ class GinConfig:
         # gin also looks for files inside Python packages: any folder named as one of ours would trip that reader.
         gin.config._FILE_READERS[:] = [(self._open, os.path.isfile)]
         gin.config._LOCATION_PREFIXES[:] = ["", str(GIN_FOLDER)]
-        quoted = [_quoted(line) for line in bindings]
+        quoted, imports = [_quoted(line) for line in bindings], []
         try:
-            gin.parse_config_files_and_bindings(list(files), quoted, finalize_config=False)
+            gin.parse_config_files_and_bindings(list(files), None, finalize_config=False)
+            imports = self._imports()
+            gin.parse_config([*imports, *quoted])  # so that a flag may refer to whatever the files import
             self._lines += [(f"--gin.{binding}", line) for binding, line in zip(bindings, quoted, strict=True)]
             self._check_macros()
             self._check_kinds()
             gin.finalize()
         except Exception as error:
-            raise self._explained(error, files, bindings) from error
+            raise self._explained(error, files, [*imports, *bindings]) from error
 
     def configured(self, function: Callable) -> Callable:
         """Returns a function with the arguments that the gin files bind to it.
@@ -147,7 +149,7 @@ class GinConfig:
         """Refuses literals that are not of the kind that a parameter's annotation asks for."""
         config = self._gin.config._CONFIG
         for (_, selector), parameters in config.items():
-            kinds = {} if selector == "gin.macro" else _kinds(self._gin.config._REGISTRY[selector].wrapped)
+            kinds = {} if selector == "gin.macro" else kinds_of(self._gin.config._REGISTRY[selector].wrapped)
             function = selector.rpartition(".")[2]
             for name, value in parameters.items():
                 shown = pattern = f"{function}.{name}"
@@ -155,10 +157,10 @@ class GinConfig:
                 while isinstance(value, self._gin.config.ConfigurableReference) and value.selector == "gin.macro":
                     shown = pattern = value.config_key[0]
                     value = config[value.config_key]["value"]
-                if isinstance(value, _LITERALS) and not _fits(value, kinds.get(name, Any)):
+                if isinstance(value, LITERALS) and not fits(value, kinds.get(name, Any)):
                     raise InputError(
                         f"{self._place(rf'{pattern} *=')}: {shown} is {value!r}; "
-                        f"{function}.{name} expects {_kind_name(kinds[name])}"
+                        f"{function}.{name} expects {kind_name(kinds[name])}"
                     )
 
     def _explained(self, error: Exception, files: Sequence[str], bindings: Sequence[str]) -> InputError:
@@ -207,10 +209,15 @@ class GinConfig:
         module = re.search(r"No module named '([\w.]+)'", text)
         return _closest_module(module[1]) if module else ""
 
+    def _imports(self) -> list[str]:
+        """Returns the import lines of the gin files, each once."""
+        lines = [line.partition("#")[0].strip() for _, line in self._lines if re.match(r"(from|import)\s", line)]
+        return list(dict.fromkeys(lines))
+
     def _modules(self) -> dict[str, str]:
         """Returns what the gin files import: name that stands for a module, to the module's full name."""
         modules = {}
-        for _, line in self._lines:
+        for line in self._imports():
             found = re.match(r"(?:from ([\w.]+) )?import ([\w.]+)(?: as (\w+))?", line)
             if found and found[1] != "__gin__":
                 modules[found[3] or found[2]] = f"{found[1]}.{found[2]}" if found[1] else found[2]
@@ -236,40 +243,6 @@ def _closest_module(name: str) -> str:
     if name.partition(".")[0] in ("seqio", "tensorflow", "tensorflow_text"):
         return "; caching through SeqIO needs it: pip install 'jaxmtl[data]'"
     return ""
-
-
-def _kinds(function: Callable) -> dict[str, Any]:
-    """Returns the annotations of a function's parameters; what `**` takes, from the dataclass that it returns."""
-    signature = inspect.signature(function)
-    kinds = {name: one.annotation for name, one in signature.parameters.items()}
-    if dataclasses.is_dataclass(signature.return_annotation):
-        kinds = _kinds(signature.return_annotation) | kinds
-    return kinds
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Returns whether a literal is what an annotation asks for; True where the annotation does not tell."""
-    if isinstance(kind, str):  # a name that only type checkers import
-        return not isinstance(value, str) or "str" in kind
-    if isinstance(kind, types.UnionType) or get_origin(kind) is Union:
-        return any(_fits(value, one) for one in get_args(kind))
-    kind = type(None) if kind is None else get_origin(kind) or kind
-    if not isinstance(kind, type) or kind in (Any, inspect.Parameter.empty, object):
-        return True
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if kind in (pathlib.Path, os.PathLike):
-        return isinstance(value, str)
-    return isinstance(value, kind) and (kind is not collections.abc.Sequence or not isinstance(value, str))
-
-
-def _kind_name(kind: Any) -> str:
-    return kind.__name__ if isinstance(kind, type) else re.sub(r"\b(collections\.abc|typing)\.", "", str(kind))
-
-
-_LITERALS = (str, int, float, bool, type(None))
 
 
 def _quoted(line: str) -> str:
@@ -327,20 +300,29 @@ def join_hosts(arguments: argparse.Namespace) -> None:
     Raises:
       InputError: if the other processes do not answer in time.
     """
+    count, index = arguments.num_processes, arguments.process_id
     if arguments.coordinator is None:
+        if count is not None or index is not None:
+            raise InputError("--num_processes and --process_id tell nothing without --coordinator HOST:PORT")
         return
+    address = dict(num_processes=count, process_id=index)
+    if arguments.coordinator != "auto":
+        if count is None or index is None:
+            raise InputError(f"--coordinator {arguments.coordinator} needs --num_processes and --process_id")
+        if not re.fullmatch(r".+:\d+", arguments.coordinator):
+            raise InputError(f"--coordinator is {arguments.coordinator!r}, expected HOST:PORT or auto")
+        if not 0 <= index < count:
+            raise InputError(f"--process_id is {index}, expected 0 to {count - 1}: there are --num_processes {count}")
+        address |= dict(coordinator_address=arguments.coordinator)
     import jax
 
-    auto = arguments.coordinator == "auto"
-    address = {} if auto else dict(coordinator_address=arguments.coordinator)
-    address |= dict(num_processes=arguments.num_processes, process_id=arguments.process_id)
     print(f"waiting for the other processes (coordinator {arguments.coordinator}) ...", file=sys.stderr, flush=True)
     try:
-        jax.distributed.initialize(**address, initialization_timeout=300)
+        jax.distributed.initialize(**address, initialization_timeout=HOSTS_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise InputError(
             f"the hosts did not find each other ({str(error).splitlines()[0]}); start the same command on every host "
-            "within five minutes, each with its own --process_id, and check that the coordinator's port is open"
+            f"within {HOSTS_TIMEOUT} s, each with its own --process_id, and check that the coordinator's port is open"
         ) from error
     print(f"process {jax.process_index()} of {jax.process_count()}", file=sys.stderr, flush=True)
 
