@@ -41,6 +41,8 @@ def fits(value: Any, kind: Any) -> bool:
     kind = type(None) if kind is None else get_origin(kind) or kind
     if not isinstance(kind, type) or kind in (Any, inspect.Parameter.empty, object):
         return True
+    if getattr(kind, "_is_protocol", False):
+        return False  # an object with methods: no literal is one
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is int:

@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     from jaxmtl.weights import load_pretrained, resize_vocabulary, save_pretrained
 
     pretrained = load_pretrained(arguments.source, dtype=arguments.dtype)
-    if arguments.vocab_rows:
+    if arguments.vocab_rows is not None:
         pretrained = resize_vocabulary(pretrained, arguments.vocab_rows)
     save_pretrained(arguments.target, pretrained)
     tokenizer = "with its tokenizer" if pretrained.tokenizer else "without a tokenizer: the source has none"

@@ -25,6 +25,6 @@ def test_a_terminal_gets_a_bar():
 
 
 def test_a_pipe_gets_lines(capsys):
-    with progress.shown() as update:
+    with progress.shown("evaluating") as update:
         update(4, 4, "score")
     assert "evaluating (score): 4/4" in capsys.readouterr().err

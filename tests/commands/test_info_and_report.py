@@ -1,0 +1,47 @@
+import csv
+import importlib.metadata
+
+import pytest
+from short_runs import MODEL, evaluate_words
+
+from jaxmtl.main import main
+
+
+def output(capsys, *words):
+    assert main(list(words)) == 0
+    return capsys.readouterr().out
+
+
+def test_info_tells_versions_and_devices(capsys):
+    text = output(capsys, "info")
+    assert f"jax {importlib.metadata.version('jax')}\n" in text
+    assert "devices: 8 x cpu (cpu)" in text
+
+
+def test_info_tells_what_a_folder_holds(store, run_dir, tmp_path, capsys):
+    assert "train: 4 tasks" in output(capsys, "info", str(store))
+    text = output(capsys, "info", str(run_dir))
+    assert text.startswith("T5 of ") and "step 4" in text and "embed_dim 16" in text
+    output(capsys, "convert", str(run_dir), str(tmp_path / "hf"))
+    assert output(capsys, "info", str(tmp_path / "hf")).splitlines()[0] == text.splitlines()[0].removesuffix(", step 4")
+
+
+@pytest.mark.parametrize("verb", ["info", "report"])
+def test_a_folder_that_holds_nothing_is_told(verb, tmp_path, capsys):
+    for folder in (tmp_path, tmp_path / "none"):
+        assert main([verb, str(folder)]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and error.count("\n") == 1 and str(folder) in error
+        assert "--traceback" not in error
+
+
+def test_a_report_shows_an_evaluated_run(store, tmp_path, capsys):
+    files = [*MODEL, "--gin_file=runs/untrained.gin"]
+    assert main(["evaluate", *files, *evaluate_words(store, tmp_path / "run")]) == 0
+    capsys.readouterr()
+    text = output(capsys, "report", str(tmp_path / "run"), f"--out={tmp_path / 'out'}")
+    assert text == f"report: {tmp_path / 'out' / 'report.html'}\n"
+    assert "<html" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert list((tmp_path / "out").rglob("*.png"))
+    tables = [list(csv.DictReader(path.read_text("utf-8").splitlines())) for path in (tmp_path / "out").rglob("*.csv")]
+    assert any(len(rows) == 4 for rows in tables), "no table has a row for each task"

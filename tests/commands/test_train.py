@@ -1,0 +1,146 @@
+"""`jaxmtl train` as it is typed: run folder, resuming after SIGKILL, two processes; and what it refuses."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from short_runs import evaluate_words, train_words
+
+from jaxmtl.main import GinConfig, main
+from jaxmtl.weights import load_pretrained
+
+
+def metrics(folder):
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def losses(folder):
+    return {row["step"]: row["train/loss"] for row in metrics(folder) if "train/loss" in row}
+
+
+def start(words, environment, log):
+    command = [sys.executable, "-m", "jaxmtl.main", *words]
+    with log.open("a") as file:
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+
+
+def test_a_run_folder_holds_what_is_promised(run_dir):
+    names = {path.name for path in run_dir.iterdir()}
+    assert {"config.gin", "metrics.jsonl", "checkpoints", "model"} <= names
+    assert {path.name for path in (run_dir / "model").iterdir()} >= {"config.json", "spiece.model"}
+    assert {path.name for path in (run_dir / "checkpoints").iterdir()} == {"2", "4"}
+    assert sorted(losses(run_dir)) == [1, 2, 3, 4]
+    assert not list(run_dir.rglob("*.partial"))
+
+
+def test_the_operative_config_parses_and_trains_the_same(run_dir, tmp_path):
+    text = (run_dir / "config.gin").read_text("utf-8")
+    assert "STEPS = 4" in text
+    config = GinConfig([str(run_dir / "config.gin")], [f"RUN_DIR={tmp_path}"])
+    assert str(tmp_path) in config.text()
+    assert main(["train", f"--gin_file={run_dir / 'config.gin'}", f"--gin.RUN_DIR={tmp_path / 'again'}"]) == 0
+    assert losses(tmp_path / "again") == losses(run_dir)
+
+
+def test_a_finished_run_started_again_changes_nothing(store, run_dir, tmp_path):
+    assert main(train_words(store, tmp_path / "run", "--gin.STEPS=2")) == 0
+    before = losses(tmp_path / "run")
+    assert main(train_words(store, tmp_path / "run", "--gin.STEPS=2")) == 0
+    assert losses(tmp_path / "run") == before
+    assert main(train_words(store, tmp_path / "run", "--gin.STEPS=3", "--gin.SCHEDULE=@schedules.constant()")) == 0
+    assert sorted(losses(tmp_path / "run")) == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bits(store, tmp_path, on_cpu):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(train_words(store, whole, "--gin.STEPS=12")) == 0
+    words = train_words(store, killed, "--gin.STEPS=12")
+    child = start(words, on_cpu, tmp_path / "log")
+    while len(losses(killed)) < 5 and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert main(words) == 0
+    assert losses(killed) == losses(whole)
+    jax.tree.map(np.testing.assert_array_equal, load_pretrained(killed).params, load_pretrained(whole).params)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(store, tmp_path, on_cpu, free_port):
+    more = ["--gin.STEPS=3", "--gin.partitioning.make_mesh.data=-1"]
+    folder = tmp_path / "two"
+    flags = [f"--coordinator=127.0.0.1:{free_port}", "--num_processes=2"]
+    children = [
+        start(train_words(store, folder, *more, *flags, f"--process_id={index}", "--traceback"), on_cpu, tmp_path / f"log{index}")
+        for index in range(2)
+    ]
+    codes = [child.wait(timeout=200) for child in children]
+    logs = [(tmp_path / f"log{index}").read_text() for index in range(2)]
+    assert codes == [0, 0], "\n".join(logs)
+    assert "process 0 of 2" in logs[0] and "process 1 of 2" in logs[1]
+    alone = tmp_path / "one"
+    assert main(train_words(store, alone, "--gin.STEPS=3")) == 0
+    # The same sums in another order, in float32.
+    assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
+    ours, theirs = load_pretrained(folder).params, load_pretrained(alone).params
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "flags, hint",
+    [
+        (["--gin.VOCAB_ROWS=100"], "the model has 100 embedding rows, token store"),
+        (["--gin.SPLIT=tain"], "closest: train"),
+        (["--gin.STEPS=0"], "num_steps"),
+        (["--gin.BATCH_SIZE=0"], "batch"),
+        (["--gin.MICROBATCHES=3"], "microbatches"),
+        (["--gin.RESUME_FROM=/no/run"], "/no/run: holds no checkpoints to resume from"),
+        (["--gin.partitioning.make_mesh.fsdp=16"], "devices"),
+    ],
+)
+def test_what_cannot_train_is_told_in_one_line(store, tmp_path, capsys, flags, hint):
+    assert main(train_words(store, tmp_path / "run", "--gin.STEPS=2", *flags)) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ") and hint in error
+    assert "--traceback" not in error, "not told as a mistake of the user"
+    assert not losses(tmp_path / "run")
+
+
+def test_an_evaluation_repeats_no_finished_task(store, run_dir, tmp_path, capsys):
+    words = [
+        "evaluate",
+        "--gin_file=runs/evaluate.gin",
+        f"--gin.CHECKPOINT={run_dir}",
+        *evaluate_words(store, tmp_path),
+    ]
+    assert main(words) == 0
+    table = capsys.readouterr().out
+    assert table.splitlines()[0].split()[:2] == ["category", "n"]
+    predictions = sorted((tmp_path / "predictions").rglob("*.jsonl"))
+    assert len(predictions) == 4
+    stamps = [path.stat().st_mtime_ns for path in predictions]
+    assert main(words) == 0
+    assert capsys.readouterr().out == table
+    assert [path.stat().st_mtime_ns for path in predictions] == stamps
+    records = [json.loads(line) for line in (tmp_path / "records.jsonl").read_text().splitlines()]
+    assert {record["step"] for record in records} == {4}
+    assert len({(record["task"], record["metric"]) for record in records}) == len(records)
+
+
+def test_untrained_weights_are_those_that_training_begins_with(store, run_dir, tmp_path):
+    from jaxmtl.commands.evaluate import untrained
+    from jaxmtl.feed.store import TokenStore
+    from jaxmtl.weights import load_module
+
+    made, step = untrained(module=load_module(run_dir), store=TokenStore(store), seed=0)
+    assert step == 0
+    first = metrics(run_dir)[0]
+    assert first["step"] == 1 and np.isfinite(first["train/loss"])
+    assert jax.tree.structure(made.params) == jax.tree.structure(load_pretrained(run_dir).params)
