@@ -49,13 +49,13 @@ class GinConfig:
     def __init__(self, files: Sequence[str], bindings: Sequence[str]) -> None:
         import gin
 
-        self._gin = gin
+        self._gin: Any = gin
         self._reading: list[str] = []
         self._lines: list[tuple[str, str]] = []
         gin.clear_config()
         # gin also looks for files inside Python packages: any folder named as one of ours would trip that reader.
-        gin.config._FILE_READERS[:] = [(self._open, os.path.isfile)]
-        gin.config._LOCATION_PREFIXES[:] = ["", str(GIN_FOLDER)]
+        self._gin.config._FILE_READERS[:] = [(self._open, os.path.isfile)]
+        self._gin.config._LOCATION_PREFIXES[:] = ["", str(GIN_FOLDER)]
         quoted, imports = [_quoted(line) for line in bindings], []
         try:
             gin.parse_config_files_and_bindings(list(files), None, finalize_config=False)

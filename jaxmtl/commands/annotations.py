@@ -8,7 +8,7 @@ import pathlib
 import re
 import types
 from collections.abc import Callable
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, cast, get_args, get_origin
 
 LITERALS = (str, int, float, bool, type(None))
 """Types of the values that are checked."""
@@ -23,7 +23,7 @@ def kinds_of(function: Callable) -> dict[str, Any]:
     signature = inspect.signature(function)
     kinds = {name: one.annotation for name, one in signature.parameters.items()}
     if dataclasses.is_dataclass(signature.return_annotation):
-        kinds = kinds_of(signature.return_annotation) | kinds
+        kinds = kinds_of(cast(Callable, signature.return_annotation)) | kinds
     return kinds
 
 

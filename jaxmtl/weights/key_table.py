@@ -65,6 +65,15 @@ def check_names(table: Table, names: set[str], ignore: set[str], where: str) -> 
         raise InputError(f"{where}: tensors do not fit config.json ({'; '.join(listed)}); is it another model?")
 
 
+def flat(tree: Any) -> dict[str, Any]:
+    """Returns a nested tree's leaves by path, joined by "/".
+
+    Args:
+      tree: nested dictionaries.
+    """
+    return dict(traverse_util.flatten_dict(tree, sep="/"))
+
+
 def to_ours(table: Table, read: Read, shapes: Any, place: Place, where: str) -> Any:
     """Builds our tree, one leaf at a time.
 
@@ -81,28 +90,32 @@ def to_ours(table: Table, read: Read, shapes: Any, place: Place, where: str) -> 
     Raises:
       InputError: if a tensor has another shape than expected.
     """
-    expected = traverse_util.flatten_dict(shapes, sep="/")
+    expected = flat(shapes)
     leaves = {}
     for key in table:
         shape = tuple(expected[key.ours].shape)
-        leaf = None
-        for layer, name in enumerate(key.names()):
-            tensor = read(name).T if key.transpose else read(name)
-            if not jnp.issubdtype(tensor.dtype, jnp.floating):
-                raise InputError(f"{where}: {name} holds {tensor.dtype}, expected floating-point numbers")
-            wanted = shape[1:] if key.num_layers else shape
-            if tensor.shape != wanted:
-                raise InputError(
-                    f"{where}: {name} has shape {tensor.shape[::-1] if key.transpose else tensor.shape}, "
-                    f"config.json asks for {wanted[::-1] if key.transpose else wanted}"
-                )
-            if not key.num_layers:
-                leaf = tensor
-                break
-            leaf = np.empty(shape, tensor.dtype) if leaf is None else leaf
-            leaf[layer] = tensor
-        leaves[key.ours] = place(key.ours, leaf)
+        wanted = shape[1:] if key.num_layers else shape
+        tensors = (_checked(key, name, read(name), wanted, where) for name in key.names())
+        first = next(tensors)
+        if key.num_layers:
+            stacked = np.empty(shape, first.dtype)
+            stacked[0] = first
+            for layer, tensor in enumerate(tensors, 1):
+                stacked[layer] = tensor
+            first = stacked
+        leaves[key.ours] = place(key.ours, first)
     return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def _checked(key: Key, name: str, theirs: np.ndarray, wanted: tuple[int, ...], where: str) -> np.ndarray:
+    """Returns a tensor in our orientation, or refuses it in the words of their shapes."""
+    if not jnp.issubdtype(theirs.dtype, jnp.floating):
+        raise InputError(f"{where}: {name} holds {theirs.dtype}, expected floating-point numbers")
+    ours = theirs.T if key.transpose else theirs
+    if ours.shape != wanted:
+        asked = wanted[::-1] if key.transpose else wanted
+        raise InputError(f"{where}: {name} has shape {theirs.shape}, config.json asks for {asked}")
+    return ours
 
 
 def to_theirs(table: Table, params: Mapping) -> Iterator[tuple[str, np.ndarray]]:
@@ -115,7 +128,7 @@ def to_theirs(table: Table, params: Mapping) -> Iterator[tuple[str, np.ndarray]]
     Yields:
       Name and array, transposed where the table says so.
     """
-    leaves = traverse_util.flatten_dict(params, sep="/")
+    leaves = flat(params)
     for key in table:
         leaf = np.asarray(jax.device_get(leaves[key.ours]))
         for layer, name in enumerate(key.names()):

@@ -12,7 +12,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import traverse_util
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from jaxmtl.partitioning import shardings_for
@@ -220,12 +219,12 @@ def _shardings(boxed: Any, mesh: Mesh | None) -> Any:
 
 def _placer(shardings: Any, dtype: str) -> key_table.Place:
     """Casts a host array and puts it on its devices, so that only one leaf at a time is held on the host."""
-    of = traverse_util.flatten_dict(shardings, sep="/")
+    of = key_table.flat(shardings)
     return lambda path, leaf: jax.device_put(leaf.astype(jnp.dtype(dtype), copy=False), of[path])
 
 
 def _sizes(table: key_table.Table, params: Any) -> dict[str, int]:
-    leaves = traverse_util.flatten_dict(params, sep="/")
+    leaves = key_table.flat(params)
     size = lambda key: leaves[key.ours].nbytes // (key.num_layers or 1)
     return {name: size(key) for key in table for name in key.names()}
 

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
-from flax import traverse_util
 
 from jaxmtl.types import InputError
+from jaxmtl.weights.key_table import flat
 
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
@@ -88,8 +88,8 @@ def _damaged(path: pathlib.Path, error: Exception) -> InputError:
 
 def _check(found: Any, shapes: Any, where: str) -> None:
     """Refuses a checkpoint whose leaves are not those of `model/config.json`."""
-    theirs = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(found, sep="/").items()}
-    ours = {path: tuple(leaf.shape) for path, leaf in traverse_util.flatten_dict(shapes, sep="/").items()}
+    theirs = {path: tuple(leaf.shape) for path, leaf in flat(found).items()}
+    ours = {path: tuple(leaf.shape) for path, leaf in flat(shapes).items()}
     for path in sorted(ours.keys() | theirs.keys()):
         if ours.get(path) != theirs.get(path):
             raise InputError(
