@@ -61,7 +61,8 @@ def steps(folder: pathlib.Path, vocabulary: pathlib.Path, arguments: argparse.Na
         ["cache", "--gin_file=tasks/toy.gin", f"--gin.STORE={store}", f"--gin.VOCABULARY={vocabulary}"]
         + [f"--gin.NUM_EXAMPLES={arguments.examples}"],
         ["evaluate", model, "--gin_file=runs/untrained.gin", *places, *QUICK],
-        ["train", model, "--gin_file=runs/demo.gin", *places, f"--gin.STEPS={arguments.steps}"],
+        ["train", model, "--gin_file=runs/demo.gin", *places, f"--gin.STEPS={arguments.steps}"]
+        + [f"--gin.WARMUP_STEPS={min(100, arguments.steps // 2)}"],
         ["evaluate", "--gin_file=runs/evaluate.gin", f"--gin.CHECKPOINT={run_dir}", *places, *QUICK],
         ["report", str(run_dir)],
     ]
@@ -106,7 +107,8 @@ def make_vocabulary(folder: pathlib.Path, num_examples: int) -> pathlib.Path:
     from jaxmtl.tokenizers import train_sentencepiece
 
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = catalog.load("toy", None, num_examples=num_examples).values()
+    enough = max(num_examples, NUM_EXAMPLES)  # few texts do not fill a vocabulary of this size
+    tasks = catalog.load("toy", None, num_examples=enough).values()
     texts = [task.definition for task in tasks]
     texts += [text for task in tasks for example in task.examples for text in (example.inputs, *example.targets)]
     path = folder / "spiece.model"

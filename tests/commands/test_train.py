@@ -78,7 +78,11 @@ def test_two_processes_train_like_one(store, tmp_path, on_cpu, free_port):
     folder = tmp_path / "two"
     flags = [f"--coordinator=127.0.0.1:{free_port}", "--num_processes=2"]
     children = [
-        start(train_words(store, folder, *more, *flags, f"--process_id={index}", "--traceback"), on_cpu, tmp_path / f"log{index}")
+        start(
+            train_words(store, folder, *more, *flags, f"--process_id={index}", "--traceback"),
+            on_cpu,
+            tmp_path / f"log{index}",
+        )
         for index in range(2)
     ]
     codes = [child.wait(timeout=200) for child in children]
