@@ -32,14 +32,17 @@ def main() -> None:
         store = workload.make_store(arguments, root, "test", sizes.examples, (MAX_INPUT, 128))
         batches = make_batches(store, sizes.most, arguments.batch_size)
         print(f"{sizes.layers} + {sizes.layers} layers, {sum(map(len, batches))} prompts", flush=True)
-        with (
-            measuring.side(theirs, root / "model", sizes.layers, batches) as peer,
-            measuring.side(ours, root / "model", batches) as mine,
-        ):
-            print(f"ready: HF in {peer.prepared.seconds:.1f} s, ours in {mine.prepared.seconds:.1f} s", flush=True)
+        figures = compare(root / "model", sizes.layers, batches)
+    measuring.print_result("decode", figures | {"sizes": vars(sizes)}, arguments)
+
+
+def compare(folder: pathlib.Path, layers: int, batches: list[list[list[int]]]) -> dict[str, Any]:
+    with measuring.side(theirs, folder, layers, batches) as peer:
+        print(f"HF: ready in {peer.ready().seconds:.1f} s", flush=True)  # and has written the weights
+        with measuring.side(ours, folder, batches) as mine:
+            print(f"ours: ready in {mine.ready().seconds:.1f} s", flush=True)
             answers = measuring.in_turns({"ours": mine.ask, "hf": peer.ask}, range(len(batches)))
-            memory = {"ours": mine.peak_memory() / 1e9, "hf": peer.peak_memory() / 1e9}
-    measuring.print_result("decode", summary(answers, memory) | {"sizes": vars(sizes)}, arguments)
+            return summary(answers, {"ours": mine.peak_memory() / 1e9, "hf": peer.peak_memory() / 1e9})
 
 
 def summary(answers: dict[str, list[measuring.Answer]], memory: dict[str, float]) -> dict[str, Any]:

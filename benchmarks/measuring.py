@@ -19,8 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-# glibc gives freed memory back to the system and faults it in again at every step, which costs both sides time that
-# varies from run to run; with these settings it keeps it.
+# glibc gives freed memory back and faults it in again at every step, which costs time that varies; here it keeps it.
 ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
@@ -30,6 +29,7 @@ ENVIRONMENT = {
 }
 PACKAGES = ("jax", "flax", "torch", "transformers", "seqio")
 STOP = None
+LOAD_AT_START = os.getloadavg()[0]  # processes that ran before: above a few tenths, others disturb what is measured
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,11 +42,11 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Side:
-    """A side that is ready: `ask(request)` gives an Answer, `peak_memory()` bytes; `prepared` is its first Answer."""
+    """A side: `ready()` waits for its preparation, `ask(request)` for an answer, `peak_memory()` ends it with bytes."""
 
+    ready: Callable[[], Answer]
     ask: Callable[[Any], Answer]
     peak_memory: Callable[[], int]
-    prepared: Answer
 
 
 def use_same_settings(num_threads: int) -> None:
@@ -58,7 +58,7 @@ def use_same_settings(num_threads: int) -> None:
 
 @contextlib.contextmanager
 def side(make: Callable[..., tuple[Callable[[Any], Any], Any]], *args: Any) -> Iterator[Side]:
-    """Starts a side in a process of its own and ends it with the block.
+    """Starts a side in a process of its own and ends it with the block; first wait until it is ready.
 
     Args:
       make: called as `make(*args)` in the new process; gives (function of a request, facts about the preparation).
@@ -88,7 +88,7 @@ def side(make: Callable[..., tuple[Callable[[Any], Any], Any]], *args: Any) -> I
         return receive()
 
     try:
-        yield Side(ask=ask, peak_memory=peak_memory, prepared=receive())
+        yield Side(ready=receive, ask=ask, peak_memory=peak_memory)
     finally:
         here.close()
         process.join()

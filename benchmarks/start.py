@@ -32,6 +32,7 @@ def main() -> None:
         parser.error(f"package {missing[0]} is missing; `make parity` installs what the benchmarks need")
     measuring.use_same_settings(arguments.threads)
     with measuring.side(runner) as side:
+        side.ready()
         asks = {name: (lambda _, words=words: side.ask(words)) for name, words in COMMANDS.items()}
         answers = measuring.in_turns(asks, range(10 if arguments.full else 2))
     best = {name: min(answer.seconds for answer in those) for name, those in answers.items()}

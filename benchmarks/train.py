@@ -19,8 +19,8 @@ from typing import Any
 import measuring
 import workload
 
-QUICK = dict(layers=2, steps=4, max_input=512, max_target=64, examples=20, lengths=3)
-FULL = dict(layers=8, steps=32, max_input=1024, max_target=128, examples=100, lengths=10)
+QUICK = dict(layers=2, steps=4, max_input=512, max_target=64, examples=20, lengths=(2, 1))
+FULL = dict(layers=8, steps=32, max_input=1024, max_target=128, examples=100, lengths=(10, 2))
 RATE = 1e-4
 
 
@@ -44,9 +44,9 @@ def main() -> None:
 
 def compare(store: pathlib.Path, sizes: argparse.Namespace) -> dict[str, Any]:
     with measuring.side(ours, store, sizes) as mine, measuring.side(theirs, store, sizes) as peer:
-        print(
-            f"ours: ready in {mine.prepared.seconds:.1f} s, {mine.prepared.value}; HF in {peer.prepared.seconds:.1f} s"
-        )
+        prepared, peer_prepared = mine.ready(), peer.ready()
+        print(f"ours: ready in {prepared.seconds:.1f} s, {prepared.value}")
+        print(f"HF: ready in {peer_prepared.seconds:.1f} s, {peer_prepared.value}", flush=True)
         asks = {
             "ours": mine.ask,
             "hf_random": lambda _: peer.ask("random"),
@@ -63,8 +63,8 @@ def compare(store: pathlib.Path, sizes: argparse.Namespace) -> dict[str, Any]:
         **{f"{name}_tokens_per_second": speed for name, speed in speeds.items()},
         "ours_peak_gigabytes": memory["ours"],
         "hf_peak_gigabytes": memory["hf"],
-        "ours_compile_seconds": mine.prepared.value["compile_seconds"],
-        "ours_shapes_compiled": mine.prepared.value["shapes"],
+        "ours_compile_seconds": prepared.value["compile_seconds"],
+        "ours_shapes_compiled": prepared.value["shapes"],
     }
 
 
@@ -75,7 +75,7 @@ def make_stream(store: pathlib.Path, sizes: argparse.Namespace, window: int) -> 
     from jaxmtl.feed.store import TokenStore
 
     tokens = TokenStore(store)
-    shapes = fitted_shapes(*tokens.lengths("train"), num_inputs=sizes.lengths)
+    shapes = fitted_shapes(*tokens.lengths("train"), *sizes.lengths)
     return train_stream(tokens, batch_size=sizes.batch_size, window=window, shapes=shapes)
 
 
