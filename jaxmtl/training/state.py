@@ -170,7 +170,9 @@ def scratch_params(plan: Plan, seed: int) -> Any:
 def assemble(plan: Plan, step: int, params: Any, opt_state: Any, rng: jax.Array) -> TrainState:
     """Returns a state of parts that lie as planned, with `step` and `rng` put on the mesh."""
     step_array = jax.device_put(jnp.asarray(step, jnp.int32), plan.shardings.step)
-    placed_rng = jax.device_put(rng, plan.shardings.rng)
+    # A typed key cannot be put on devices of other processes; its bits can.
+    bits = jax.device_put(jax.random.key_data(rng), plan.shardings.rng)
+    placed_rng = jax.random.wrap_key_data(bits)
     return TrainState(step=step_array, params=params, opt_state=opt_state, rng=placed_rng)
 
 
