@@ -1,8 +1,22 @@
+import pathlib
+
 import hypothesis
 import jax
+import pytest
+
+REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
 
 jax.config.update("jax_num_cpu_devices", 8)
 
 # A first call compiles, and a busy machine is slow: how long an example takes says nothing about whether it is right.
 hypothesis.settings.register_profile("jaxmtl", deadline=None)
 hypothesis.settings.load_profile("jaxmtl")
+
+
+def pytest_collection_modifyitems(items):
+    if REAL_DATA.is_dir():
+        return
+    skip = pytest.mark.skip(reason="the real data sets (../shared/data) are not on this machine")
+    for item in items:
+        if item.get_closest_marker("real_data"):
+            item.add_marker(skip)

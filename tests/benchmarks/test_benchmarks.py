@@ -14,6 +14,7 @@ BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture(autouse=True)
 def on_path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(pathlib.Path(__file__).parent))  # the other process imports `sides` by name
 
 
 @pytest.fixture
@@ -21,14 +22,9 @@ def measuring():
     return importlib.import_module("measuring")
 
 
-def echo(prefix):
-    return lambda request: prefix + request, f"made {prefix}"
-
-
-def fail(kind):
-    if kind == "early":
-        raise ValueError("broke while preparing")
-    return {"late": lambda request: request / 0}[kind], None
+@pytest.fixture
+def sides():
+    return importlib.import_module("sides")
 
 
 @pytest.mark.parametrize("name", ["train", "decode", "start"])
@@ -56,8 +52,8 @@ def test_a_missing_peer_is_bad_usage(monkeypatch, capsys):
     assert ended.value.code == 2 and "torch" in capsys.readouterr().err
 
 
-def test_a_side_prepares_answers_and_tells_its_memory(measuring):
-    with measuring.side(echo, "a") as side:
+def test_a_side_prepares_answers_and_tells_its_memory(measuring, sides):
+    with measuring.side(sides.echo, "a") as side:
         assert side.ready().value == "made a"
         answer = side.ask("b")
         assert answer.value == "ab" and answer.seconds >= 0
@@ -65,8 +61,8 @@ def test_a_side_prepares_answers_and_tells_its_memory(measuring):
 
 
 @pytest.mark.parametrize(("kind", "message"), [("early", "broke while preparing"), ("late", "ZeroDivisionError")])
-def test_an_error_of_a_side_reaches_the_caller(measuring, kind, message):
-    with pytest.raises(RuntimeError, match=message), measuring.side(fail, kind) as side:
+def test_an_error_of_a_side_reaches_the_caller(measuring, sides, kind, message):
+    with pytest.raises(RuntimeError, match=message), measuring.side(sides.fail, kind) as side:
         side.ready()
         side.ask(1)
 
