@@ -93,10 +93,17 @@ def evaluate(
                 files.write_rows(files.prediction_file(run_dir, task.name), rows[task.name])
             scores[task.name] = predictions.means(task, rows[task.name], how.metrics)
     scores = {task.name: scores[task.name] for task in work}
+    _write_summary(run_dir, scores, settings, labels)
+    return scores
+
+
+def _write_summary(
+    run_dir: pathlib.Path, scores: Mapping[str, Scores], settings: Mapping[str, Any], labels: Labels
+) -> None:
+    """Writes scores.json and appends the records, on the first host."""
     if jax.process_index() == 0:
         files.write_whole(run_dir / files.SCORES, summary.scores_json(scores, settings, labels))
-        files.append_records(run_dir / files.RECORDS, summary.records(scores, labels, weights))
-    return scores
+        files.append_records(run_dir / files.RECORDS, summary.records(scores, labels, settings["weights_hash"]))
 
 
 def _with_tokenizer(pretrained: Pretrained, store: TokenStore) -> Pretrained:
