@@ -5,7 +5,7 @@ cores, in training mode with dropout 0.1 and gradient clipping; reading, padding
 and the first steps do not. `ratio` is against random batches padded to their longest row, `ratio_grouped` against our
 own batches, which hold rows of like length, padded to their longest row.
 
-Without arguments: 2 + 2 layers instead of 8 + 8, at most 512 + 64 tokens and 3 batches, so that it ends within a minute;
+Without arguments: 2 + 2 layers instead of 8 + 8, at most 512 + 64 tokens and 3 batches, to end within a minute;
 so few rows cannot be grouped well. With --full: the whole T5 v1.1 small at 1024 + 128 tokens, 32 batches.
 """
 
