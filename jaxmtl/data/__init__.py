@@ -1,1 +1,6 @@
-"""SeqIO tasks and mixtures over task specs, and their way into a token store. The only part that imports TensorFlow."""
+"""SeqIO tasks, mixtures and caching: the only folder that imports TensorFlow."""
+
+import os
+
+# TensorFlow only tokenises here: what it says of missing GPU drivers and CPU features would bury our own messages.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

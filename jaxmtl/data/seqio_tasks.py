@@ -15,6 +15,7 @@ from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.tokenizers import Tokenizer
 from jaxmtl.types import InputError, unknown_name
 
+tf.config.set_visible_devices([], "GPU")  # the GPU's memory is for JAX
 _PREFIX = re.compile(r"\w+")
 _TEXT = tf.TensorSpec((), tf.string)
 _SIGNATURE = {name: _TEXT for name in ("inputs", "targets", "id", "task")} | {

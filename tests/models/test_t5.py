@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxmtl.models import attention
 from jaxmtl.models.attention import einsum_attention, row_attention
 from jaxmtl.models.decoding import greedy
 from jaxmtl.models.layers import relative_buckets
@@ -172,13 +173,20 @@ def test_memory_and_speed_options_leave_gradients_alone(tiny, options):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *grads)
 
 
-def test_both_ways_of_attention_give_the_same(tiny):
+@pytest.mark.parametrize("cached", [1, 100, 10**6], ids=["row by row", "two rows at a time", "all rows"])
+def test_both_ways_of_attention_give_the_same(monkeypatch, cached):
+    monkeypatch.setattr(attention, "CACHED_SCORES", cached)
     keys = jax.random.split(jax.random.key(0), 5)
     query, key, value = (jax.random.normal(k, (3, 5, 2, 4)) for k in keys[:3])
     bias, mask = jax.random.normal(keys[3], (2, 5, 5)), jnp.ones((3, 5), bool).at[1, 3:].set(False)
     keep = jax.random.bernoulli(keys[4], 0.7, (3, 2, 5)) / 0.7
     arguments = (query, key, value, bias, mask, keep)
     np.testing.assert_allclose(row_attention(*arguments), einsum_attention(*arguments), atol=1e-6)
+    grads = [
+        jax.grad(lambda q, way=way: jnp.square(way(q, *arguments[1:])).sum())(query)
+        for way in (row_attention, einsum_attention)
+    ]
+    np.testing.assert_allclose(*grads, atol=1e-5)
 
 
 def test_dropout_changes_with_the_key_and_only_in_training(tiny):
