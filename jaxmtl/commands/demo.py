@@ -17,7 +17,7 @@ QUICK = ["--gin.MAX_TOKENS=48", "--gin.MAX_EXAMPLES=40", "--gin.BATCH_SIZE=64"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the run folder and how long to train."""
     parser.add_argument("--run_dir", default="runs/demo", help="folder to write into (default: runs/demo)")
-    parser.add_argument("--steps", type=int, default=1500, help="training steps (default: 1500)")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps (default: 1000)")
     parser.add_argument("--examples", type=int, default=NUM_EXAMPLES, help="examples of each task (default: 400)")
 
 
