@@ -10,8 +10,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxmtl.models.layers import mask_to_bias
+from jaxmtl.models.row_attention import SAVED_NAME, attend_by_rows
 
 Attention = Callable[..., jax.Array]
 
@@ -48,10 +50,10 @@ def einsum_attention(
     weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
     if keep is not None:
         weights = weights * keep[:, :, None, :].astype(query.dtype)
-    return jnp.einsum("bhts,bshk->bthk", weights, value)
+    return checkpoint_name(jnp.einsum("bhts,bshk->bthk", weights, value), SAVED_NAME)
 
 
-def row_attention(
+def cached_attention(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
@@ -59,21 +61,16 @@ def row_attention(
     mask: jax.Array | None = None,
     keep: jax.Array | None = None,
 ) -> jax.Array:
-    """Attends a few batch rows at a time and recomputes the scores in the backward pass: they stay in a CPU's cache.
+    """Attends row by row where the scores of the whole batch do not fit a CPU's cache.
 
     Args and Returns: as `einsum_attention`.
     """
     batch, queries, heads, _ = query.shape
-    rows = max(1, CACHED_SCORES // (heads * queries * key.shape[1]))
-    if rows >= batch:
+    if batch * heads * queries * key.shape[1] <= CACHED_SCORES:
         return einsum_attention(query, key, value, bias, mask, keep)
-
-    @jax.checkpoint
-    def one_row(row: tuple) -> jax.Array:
-        row_query, row_key, row_value, row_mask, row_keep = jax.tree.map(lambda x: x[None], row)
-        return einsum_attention(row_query, row_key, row_value, bias, row_mask, row_keep)[0]
-
-    return jax.lax.map(one_row, (query, key, value, mask, keep), batch_size=rows)
+    turned = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+    mask_bias = None if mask is None else mask_to_bias(mask)
+    return jnp.swapaxes(attend_by_rows(*turned, bias, mask_bias, keep), 1, 2)
 
 
 def attend(
@@ -88,4 +85,5 @@ def attend(
 
     Args and Returns: as `einsum_attention`.
     """
-    return jax.lax.platform_dependent(query, key, value, bias, mask, keep, cpu=row_attention, default=einsum_attention)
+    ways = dict(cpu=cached_attention, default=einsum_attention)
+    return jax.lax.platform_dependent(query, key, value, bias, mask, keep, **ways)

@@ -8,13 +8,18 @@ import flax.linen as nn
 import jax
 
 from jaxmtl.models.attention import Attention, attend
+from jaxmtl.models.row_attention import SAVED_NAME
 from jaxmtl.types import InputError, unknown_name
 
+_POLICIES = jax.checkpoint_policies
 REMAT_POLICIES = {
     "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims,
+    "full": _POLICIES.nothing_saveable,
+    "products": _POLICIES.save_from_both_policies(
+        _POLICIES.checkpoint_dots_with_no_batch_dims, _POLICIES.save_only_these_names(SAVED_NAME)
+    ),
 }
+"""What the backward pass finds in memory: everything, each layer's input only, or what products and attention gave."""
 
 ACTIVATIONS = {"linear": lambda x: x, "relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=True)}
 
@@ -44,7 +49,7 @@ class T5Config:
       decoder_start_id: token id that the decoder starts from.
       dtype: dtype of activations, "float32" or "bfloat16"; parameters are float32.
       remat: which activations are recomputed in the backward pass: a name in `REMAT_POLICIES`.
-      scan_unroll: layers per step of the layer scan; 0 unrolls all (runs faster on CPU, compiles slower).
+      scan_unroll: layers per step of the layer scan; 0 unrolls all, which compiles slower.
       attention: how attention is computed, see `attention.py`.
     """
 
@@ -66,7 +71,7 @@ class T5Config:
     eos_id: int = 1
     decoder_start_id: int = 0
     dtype: str = "float32"
-    remat: str = "none"
+    remat: str = "products"
     scan_unroll: int = 1
     attention: Attention = attend
 
