@@ -73,14 +73,15 @@ def side(make: Callable[..., tuple[Callable[[Any], Any], Any]], *args: Any) -> I
     def receive() -> Any:
         try:
             answer = here.recv()
-        except EOFError:
-            raise RuntimeError(f"the process of {make.__name__} ended before it answered") from None
+        except (EOFError, ConnectionError):
+            raise RuntimeError(f"the process of {make.__name__} ended before it answered; was memory short?") from None
         if isinstance(answer, str):
             raise RuntimeError(f"{make.__name__} failed:\n{answer}")
         return answer
 
     def ask(request: Any) -> Answer:
-        here.send((request,))
+        with contextlib.suppress(ConnectionError):  # receiving says why
+            here.send((request,))
         return receive()
 
     def peak_memory() -> int:
