@@ -3,13 +3,15 @@
 import dataclasses
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 Batch = dict[str, np.ndarray]
 """One step's arrays by field name: `inputs` int32 [B, S], `targets` int32 [B, T], `loss_mask` float32 [B, T],
 `task_ids` int32 [B], `example_ids` int32 [B] (-1 on rows that only fill the batch). Padding is id 0."""
+Progress = Callable[[int, int, str], None]
+"""Told from time to time (things done, things in all, what is being done) by what takes long."""
 
 
 class InputError(ValueError):

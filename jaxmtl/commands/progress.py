@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
+from jaxmtl.types import Progress
+
 SECONDS_BETWEEN_LINES = 10.0
-Progress = Callable[[int, int, str], None]
-"""Called with (items done, items in all, what is being done)."""
 
 
 @contextlib.contextmanager

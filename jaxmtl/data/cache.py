@@ -9,10 +9,10 @@ import tensorflow as tf
 from jaxmtl.data.seqio_mixtures import task_names
 from jaxmtl.data.seqio_tasks import SpecSource, source_of
 from jaxmtl.feed.store import TokenStore
-from jaxmtl.feed.tokenise import Progress, cache_rows, describe, task_splits
+from jaxmtl.feed.tokenise import cache_rows, describe, task_splits
 from jaxmtl.feed.writer import Rows
 from jaxmtl.tasks.spec import TaskSpec
-from jaxmtl.types import InputError
+from jaxmtl.types import InputError, Progress
 
 
 def cache_mixture(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxmtl.evals.requests import BATCH_SIZE
-from jaxmtl.evals.runner import Labels, Progress, evaluate
+from jaxmtl.evals.runner import Labels, evaluate
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks import metrics as text_metrics
-from jaxmtl.types import InputError
+from jaxmtl.types import InputError, Progress
 from jaxmtl.weights import Pretrained
 
 

@@ -25,13 +25,11 @@ from jaxmtl.evals.summary import NLL, Labels
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks.metrics import METRICS
 from jaxmtl.tasks.spec import check_task_name
-from jaxmtl.types import InputError, Scores, unknown_name
+from jaxmtl.types import InputError, Progress, Scores, unknown_name
 from jaxmtl.weights import Pretrained
 
 VERSION = 1
 """Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""
-Progress = Callable[[int, int, str], None]
-"""Called with (requests done, requests in all, what is being done); an example is two requests: score and generate."""
 
 
 def evaluate(
@@ -65,7 +63,7 @@ def evaluate(
       chunk_size: tasks are taken together until they have this many examples; then their predictions are written.
       max_examples: scores only the first examples of each task; all if None.
       labels: what the records say about the run; nothing but the folder's name if None.
-      progress: told after each batch how far it is.
+      progress: told after each batch (requests done, in all, stage); an example is two: score and generate.
 
     Returns:
       Task name to its scores: text metrics as means over examples in percent, "nll" as mean over examples of the nats

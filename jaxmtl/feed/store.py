@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from jaxmtl.feed.manifest import TOKENIZER_FOLDER, Entry, Manifest, Vocabulary, differences, read_manifest
 from jaxmtl.tokenizers import Tokenizer, load_tokenizer
-from jaxmtl.types import InputError, unknown_name
+from jaxmtl.types import InputError, Progress, unknown_name
 
 SCHEMA = pa.schema(
     [
@@ -223,7 +223,7 @@ class TokenStore:
         """
         check_made_with(self.folder, self.manifest, vocabulary, preprocessing)
 
-    def verify(self, progress: Callable[[int, int, str], None] | None = None) -> None:
+    def verify(self, progress: Progress | None = None) -> None:
         """Reads every file and compares its checksum with the manifest's.
 
         Args:

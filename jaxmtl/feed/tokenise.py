@@ -18,15 +18,13 @@ from jaxmtl.tasks.fewshot import stable_hash
 from jaxmtl.tasks.prompts import Prompt
 from jaxmtl.tasks.spec import Demonstration, TaskSpec
 from jaxmtl.tokenizers import Tokenizer
-from jaxmtl.types import Example, InputError, unknown_name
+from jaxmtl.types import Example, InputError, Progress, unknown_name
 
 MAX_INPUT_TOKENS = 1024
 MAX_TARGET_TOKENS = 128
 
 Reference = Callable[[TaskSpec, Example], str]
 """Chooses the text that an example is trained on among its references."""
-Progress = Callable[[int, int, str], None]
-"""Called with (task splits done, task splits in all, the one just done)."""
 
 
 def first_reference(task: TaskSpec, example: Example) -> str:
