@@ -54,7 +54,7 @@ class Tokenizer:
         cut at whitespace has as many ids as its parts together.
       fingerprint: SHA-256 (hex) of everything that decides which ids a text gets.
       source: the file that the tokenizer was read from.
-      files: file name to content, what `save` writes.
+      files: file name to content, what `save` writes; under standard names, whatever the source is called.
     """
 
     vocab_size: int
@@ -126,12 +126,7 @@ class Tokenizer:
         Raises:
           InputError: if the folder cannot be written.
         """
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            for name, content in self.files.items():
-                (Path(folder) / name).write_bytes(content)
-        except OSError as error:
-            raise InputError(f"tokenizer folder {folder}: cannot be written ({error.strerror or error})") from error
+        _write(Path(folder), self.files)
 
 
 def load_tokenizer(path: str | Path, *, extra_ids: int | None = None) -> Tokenizer:
@@ -197,7 +192,7 @@ def train_sentencepiece(
             f"a vocabulary of {vocab_size} ids ({extra_ids} sentinels) cannot be learnt from these texts: {hint}"
         ) from error
     tokenizer = _from_sentencepiece(Path(path), buffer.getvalue(), extra_ids)
-    tokenizer.save(Path(path).parent)
+    _write(Path(path).parent, {Path(path).name: buffer.getvalue(), CONFIG_FILE: tokenizer.files[CONFIG_FILE]})
     return tokenizer
 
 
@@ -267,26 +262,24 @@ def _from_sentencepiece(file: Path, content: bytes, num_extra_ids: int) -> Token
     except RuntimeError as error:
         raise InputError(f"vocabulary file {file} is no SentencePiece model ({_one_line(error)})") from error
     model = coder.model
-    if min(model.pad_id(), model.eos_id(), model.unk_id()) < 0:
+    pad, eos, unk = ids = (model.pad_id(), model.eos_id(), model.unk_id())
+    if min(ids) < 0:
         raise InputError(
-            f"vocabulary file {file}: padding, EOS and unknown ids are {model.pad_id()}, {model.eos_id()}, "
-            f"{model.unk_id()}; expected T5's kind of model, which has all three; give a tokenizer.json instead"
+            f"vocabulary file {file}: padding, EOS and unknown ids are {pad}, {eos}, {unk}; expected T5's kind of "
+            "model, which has all three; give a tokenizer.json instead"
         )
-    config = {
-        "tokenizer_class": "T5Tokenizer",
-        "extra_ids": num_extra_ids,
-        **{name: model.id_to_piece(index) for name, index in (("pad_token", 0), ("eos_token", 1), ("unk_token", 2))},
-    }
+    specials = dict(zip(_KNOWN_SPECIALS, map(model.id_to_piece, ids), strict=True))
+    config = {"tokenizer_class": "T5Tokenizer", "extra_ids": num_extra_ids, **specials}
     return Tokenizer(
         vocab_size=model.get_piece_size() + num_extra_ids,
-        pad_token_id=model.pad_id(),
-        eos_token_id=model.eos_id(),
-        unk_token_id=model.unk_id(),
+        pad_token_id=pad,
+        eos_token_id=eos,
+        unk_token_id=unk,
         num_extra_ids=num_extra_ids,
         splits_on_whitespace=_splits_on_whitespace(model),
         fingerprint=hashlib.sha256(content + f"\nextra_ids={num_extra_ids}".encode()).hexdigest(),
         source=file,
-        files={file.name: content, CONFIG_FILE: json.dumps(config, indent=2).encode()},
+        files={SENTENCEPIECE_FILE: content, CONFIG_FILE: json.dumps(config, indent=2).encode()},
         coder=coder,
     )
 
@@ -385,6 +378,15 @@ def _config_beside(file: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{config}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise InputError(f"tokenizer folder {folder}: cannot be written ({error.strerror or error})") from error
 
 
 def _read(file: Path) -> bytes:

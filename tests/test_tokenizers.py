@@ -96,6 +96,36 @@ def test_saved_tokenizer_loads_the_same(toy: tokenizers.Tokenizer, tmp_path: pat
     assert tokenizers.load_tokenizer(tmp_path / "copy" / "spiece.model").fingerprint == toy.fingerprint
 
 
+def test_a_model_of_any_name_is_saved_under_the_standard_name(
+    toy: tokenizers.Tokenizer, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "mine.model").write_bytes(toy.source.read_bytes())
+    mine = tokenizers.load_tokenizer(tmp_path / "mine.model", extra_ids=10)
+    mine.save(tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["spiece.model", "tokenizer_config.json"]
+    assert tokenizers.load_tokenizer(tmp_path / "run").fingerprint == mine.fingerprint == toy.fingerprint
+
+
+def test_special_tokens_are_named_by_the_models_own_ids(tmp_path: pathlib.Path) -> None:
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(CORPUS),
+        model_prefix=str(tmp_path / "odd"),
+        vocab_size=80,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=3,
+        minloglevel=2,
+    )
+    odd = tokenizers.load_tokenizer(tmp_path / "odd.model", extra_ids=0)
+    config = json.loads(odd.files["tokenizer_config.json"])
+    assert {name: config[name] for name in ("pad_token", "eos_token", "unk_token")} == {
+        "pad_token": "<pad>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+    }
+
+
 def test_number_of_sentinels_changes_the_fingerprint(toy: tokenizers.Tokenizer) -> None:
     assert tokenizers.load_tokenizer(toy.source, extra_ids=11).fingerprint != toy.fingerprint
 
