@@ -1,6 +1,8 @@
 """Draws and a token store -> padded batches, grouped by length, in an order that can be stopped and resumed exactly."""
 
 import functools
+import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -42,6 +44,7 @@ class TaskRows:
         self.max_input_tokens = max(entry.max_input_tokens for entry in self.entries)
         self.max_target_tokens = max(entry.max_target_tokens for entry in self.entries)
         self.pad_id = store.manifest.vocabulary.pad
+        self.folder = store.folder
         self._store, self._split = store, split
         self._examples: dict[int, Examples] = {}
 
@@ -68,6 +71,11 @@ class TaskRows:
             inputs[group] = input_lengths[draw.example_ids[group]]
             targets[group] = target_lengths[draw.example_ids[group]]
         return inputs, targets
+
+    def identity(self) -> dict[str, str]:
+        """Returns two hashes: of the tasks' names in their order, and of the content of their files."""
+        parts = {"tasks": self.names, "examples": [entry.sha256 for entry in self.entries]}
+        return {name: hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16] for name, values in parts.items()}
 
     def split_lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns input and target lengths of the whole split, int64 [M] each, whichever of its tasks are read."""
@@ -132,6 +140,14 @@ class Stream:
         self.shapes = _checked_shapes(rows, shapes)
         self._slice = host_slice(sampler.batch_size, host_index, num_hosts)
         self._key = stream_key(seed, "window")
+        # With the sampler's own part, all that decides what the batch at a place of the stream holds.
+        self._identity: dict[str, Any] = {
+            **rows.identity(),
+            "input lengths": list(self.shapes.inputs),
+            "target lengths": list(self.shapes.targets),
+            "window": window,
+            "seed": seed,
+        }
         self._start = sampler.state()
         self._number: int = 0  # windows before this one
         self._position: int = 0
@@ -152,13 +168,8 @@ class Stream:
 
     def state(self) -> dict[str, Any]:
         """Returns where the stream stands: JSON values, the sampler's state at the window's start and the place."""
-        return {
-            "sampler": self._start,
-            "window": self.window,
-            "window_number": self._number,
-            "position": self._position,
-            "key": str(self._key),
-        }
+        place = {"window_number": self._number, "position": self._position}
+        return {**self._identity, **place, "sampler": self._start}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes back to where a state was taken; the next batch is the one that came after it.
@@ -167,13 +178,14 @@ class Stream:
           state: what `state` returned, in this or another process.
 
         Raises:
-          InputError: if it was taken from another stream (tasks, batch size, seed, window) or is damaged.
+          InputError: if it was taken from another stream (tasks, examples, lengths, batch size, seed, window) or is
+            damaged; names what differs.
         """
-        for name, value in (("window", self.window), ("key", str(self._key))):
+        for name, value in self._identity.items():
             if state.get(name) != value:
                 raise InputError(
-                    f"stream state was taken with {name} {state.get(name)!r}, but this run has {value!r}; resume with "
-                    "the same window and seed"
+                    f"stream state was taken with other {name} ({state.get(name)!r}) than token store "
+                    f"{self.rows.folder} and this run give ({value!r}); resume with the store and settings of then"
                 )
         number, position = _count(state, "window_number"), _count(state, "position")
         start = state.get("sampler")

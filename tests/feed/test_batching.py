@@ -1,6 +1,8 @@
+import dataclasses
 import functools
 import itertools
 import json
+import pathlib
 from collections import Counter
 
 import hypothesis
@@ -8,12 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from jaxmtl import tokenizers
 from jaxmtl.feed import batching, shapes
 from jaxmtl.feed.batching import EvalStream, Stream, TaskRows, eval_stream, train_stream, unsort
 from jaxmtl.feed.sampler import PooledSampler, Sampler
 from jaxmtl.feed.shapes import Shapes, fitted_shapes, useful_share
 from jaxmtl.feed.store import TokenStore
+from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.tasks import rates
+from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.types import Batch, InputError
 
 UNIFORM = functools.partial(Sampler, rates=rates.uniform)
@@ -129,20 +134,50 @@ def test_a_stream_goes_on_with_another_number_of_hosts(store: TokenStore) -> Non
 
 def test_states_of_other_streams_are_refused(store: TokenStore) -> None:
     state = stream(store).state()
-    for options in ({"window": 5}, {"seed": 4}, {"batch_size": 4}, {"sampler": PooledSampler}, {"tasks": ["a"]}):
-        with pytest.raises(InputError, match="was taken with"):
+    others = {
+        "window": {"window": 5},
+        "seed": {"seed": 4},
+        "batch_size": {"batch_size": 4},
+        "mode": {"sampler": PooledSampler},
+        "tasks": {"tasks": ["a"]},
+        "input lengths": {"shapes": Shapes(inputs=(64, 96), targets=(8, 16))},
+        "target lengths": {"shapes": functools.partial(fitted_shapes, num_targets=1)},
+    }
+    for name, options in others.items():
+        with pytest.raises(InputError, match=rf"was taken with (other )?{name} .*; resume with"):
             stream(store, **options).restore(state)
 
 
+def test_a_store_of_the_same_sizes_with_other_tasks_or_texts_is_refused(
+    store: TokenStore,
+    tasks: list[TaskSpec],
+    preprocessing: Preprocessing,
+    tokenizer: tokenizers.Tokenizer,
+    tmp_path: pathlib.Path,
+) -> None:
+    state = stream(store).state()
+    renamed = [dataclasses.replace(task, name=f"{task.name}x") for task in tasks]
+    reworded = [dataclasses.replace(tasks[0], definition="Say so."), *tasks[1:]]
+    for name, changed in {"tasks": renamed, "examples": reworded, "": tasks}.items():
+        other = cache_tasks(changed, ["train", "test"], tmp_path / f"{name}_store", preprocessing, tokenizer)
+        assert other.sizes("train").tolist() == store.sizes("train").tolist()
+        if not name:
+            stream(other).restore(state)
+            continue
+        fixed = Shapes(inputs=(96,), targets=(16,))
+        with pytest.raises(InputError, match=f"taken with other {name} .*{name}_store and this run"):
+            stream(other, shapes=fixed).restore(stream(store, shapes=fixed).state())
+
+
 @hypothesis.given(
-    st.sampled_from(["sampler", "window", "window_number", "position", "key"]),
+    st.sampled_from(["sampler", "window", "window_number", "position", "seed", "tasks", "examples", "input lengths"]),
     st.none() | st.integers(-3, 3) | st.text(max_size=5) | st.lists(st.integers(), max_size=2),
 )
 def test_damaged_stream_states_are_input_errors(store: TokenStore, field: str, value: object) -> None:
     one = stream(store)
     next(one)
     state = one.state()
-    if field in ("position", "window_number") and isinstance(value, int) and 0 <= value:
+    if state[field] == value or field in ("position", "window_number") and isinstance(value, int) and 0 <= value:
         return
     with pytest.raises(InputError, match="state"):
         one.restore({**state, field: value})
