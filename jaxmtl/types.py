@@ -63,12 +63,14 @@ class Scores:
       category: the task's category.
       n: number of examples scored.
       metrics: metric name to its mean over the examples.
+      headline: name of the metric that stands for the task.
     """
 
     task: str
     category: str
     n: int
     metrics: Mapping[str, float]
+    headline: str = "rouge_l"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ class Record:
       step: optimiser step the weights were taken at.
       task: task name.
       category: the task's category.
+      headline: name of the metric that stands for the task.
       metric: metric name.
       value: the metric's value.
       n: number of examples behind the value.
@@ -97,6 +100,7 @@ class Record:
     step: int
     task: str
     category: str
+    headline: str
     metric: str
     value: float
     n: int

@@ -6,37 +6,12 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jaxmtl.files import explained, write_whole
 from jaxmtl.types import InputError, Record
 
 PREDICTIONS = "predictions"
 SCORES = "scores.json"
 RECORDS = "records.jsonl"
-
-
-def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file so that a reader, a crash or a full disk never sees half of it.
-
-    Args:
-      path: file to write or replace; its folder is made if missing.
-      content: text (written as UTF-8) or bytes.
-
-    Raises:
-      InputError: if it cannot be written; nothing is left behind then.
-    """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError as error:
-        if partial.is_file():
-            partial.unlink()
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or check rights"
-        ) from error
 
 
 def prediction_file(run_dir: str | os.PathLike, task: str) -> pathlib.Path:
@@ -45,7 +20,7 @@ def prediction_file(run_dir: str | os.PathLike, task: str) -> pathlib.Path:
 
 
 def write_rows(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes JSON lines whole, see `write_whole`.
+    """Writes JSON lines whole, see `jaxmtl.files`.
 
     Args:
       path: file to write.
@@ -112,16 +87,12 @@ def append_records(path: pathlib.Path, records: Sequence[Record]) -> None:
     complete = _drop_unfinished_line(path)
     known = {_identity(record) for record in read_records(path)} if complete else set()
     lines = "".join(record.to_json() + "\n" for record in records if _identity(record) not in known)
-    try:
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror or error}); free space or check rights"
-        ) from error
 
 
 def _lines(path: pathlib.Path) -> list[str]:

@@ -27,6 +27,7 @@ class Work:
     Attributes:
       name: the task's name.
       category: the task's category.
+      headline: name of the metric that stands for the task.
       examples: the task's examples; the first `count` are taken.
       count: number of examples.
       key: hash of all that decides the predictions.
@@ -34,6 +35,7 @@ class Work:
 
     name: str
     category: str
+    headline: str
     examples: Examples
     count: int
     key: str
@@ -116,7 +118,7 @@ def means(work: Work, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str])
     """
     scores = text_metrics.task_scores(work.name, work.category, {name: [row[name] for row in rows] for name in metrics})
     nll = float(np.mean([row[NLL] for row in rows], dtype=np.float64))
-    return dataclasses.replace(scores, metrics={**scores.metrics, NLL: nll})
+    return dataclasses.replace(scores, headline=work.headline, metrics={**scores.metrics, NLL: nll})
 
 
 def finished(run_dir: str | os.PathLike, work: Work, metrics: Sequence[str]) -> Scores | None:

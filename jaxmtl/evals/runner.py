@@ -140,7 +140,8 @@ def _plan(
         identity = dict(settings, version=VERSION, task=name, examples=entry.sha256, count=count, vocabulary=vocabulary)
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         examples = store.examples(name, split)
-        work.append(Work(name=name, category=entry.category, examples=examples, count=count, key=key))
+        what = dict(name=name, category=entry.category, headline=entry.metric)
+        work.append(Work(examples=examples, count=count, key=key, **what))
     return work
 
 
@@ -159,7 +160,8 @@ def _agree(found: Mapping[str, Scores | None], work: Sequence[Work], metrics: Se
     for task, (n, *values) in zip(work, words.view(np.float64).tolist(), strict=True):
         if n:
             means = dict(zip(columns, values, strict=True))
-            agreed[task.name] = Scores(task=task.name, category=task.category, n=int(n), metrics=means)
+            what = dict(task=task.name, category=task.category, headline=task.headline)
+            agreed[task.name] = Scores(n=int(n), metrics=means, **what)
     return agreed
 
 

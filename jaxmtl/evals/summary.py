@@ -44,8 +44,8 @@ def scores_json(scores: Mapping[str, Scores], settings: Mapping[str, Any], label
       labels: where the values come from.
 
     Returns:
-      One JSON object: labels and settings, "overall" (mean over all examples), "categories" (each with its headline
-      metric) and "tasks".
+      One JSON object: labels and settings, "overall" (mean over all examples), "categories" (each with the score
+      of its headline metric) and "tasks".
     """
     content = {
         **dataclasses.asdict(labels),
@@ -69,19 +69,29 @@ def records(scores: Mapping[str, Scores], labels: Labels, weights_hash: str) -> 
       The records, all with the present time.
     """
     where = dict(dataclasses.asdict(labels), weights_hash=weights_hash, time=time.time())
-    return [
-        Record(task=item.task, category=item.category, metric=metric, value=value, n=item.n, **where)
-        for item in scores.values()
-        for metric, value in item.metrics.items()
-    ]
+    made = []
+    for item in scores.values():
+        what = dict(task=item.task, category=item.category, headline=item.headline, n=item.n)
+        made += [Record(metric=metric, value=value, **what, **where) for metric, value in item.metrics.items()]
+    return made
+
+
+def headline(item: Scores) -> str:
+    """Chooses the metric to show where there is room for one.
+
+    Args:
+      item: scores of a task, a category or all.
+
+    Returns:
+      The metric that stands for them; NLL where texts were not scored with it.
+    """
+    return item.headline if item.headline in item.metrics else NLL
 
 
 def _entry(item: Scores) -> dict[str, Any]:
     rounded = {name: round(value, DECIMALS) for name, value in item.metrics.items()}
-    return {"category": item.category, "n": item.n, **rounded}
+    return {"category": item.category, "n": item.n, "headline": headline(item), **rounded}
 
 
 def _category(item: Scores) -> dict[str, Any]:
-    headline = text_metrics.headline_metric(item.category)
-    headline = headline if headline in item.metrics else NLL
-    return {**_entry(item), "headline": headline, "score": round(item.metrics[headline], DECIMALS)}
+    return {**_entry(item), "score": round(item.metrics[headline(item)], DECIMALS)}

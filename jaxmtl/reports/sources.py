@@ -146,7 +146,7 @@ def _predictions(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[dic
         if not path.is_file():
             raise InputError(f"{path}: missing, though {files.SCORES} names the task; run `jaxmtl evaluate` again")
         rows = files.read_rows(path)
-        names = [name for name in entry if name not in ("category", "n")]
+        names = [name for name in entry if name not in ("category", "n", "headline")]
         factor = {name: 1.0 if name == "nll" else 100.0 for name in names}
         try:
             examples[task] = {name: [factor[name] * row[name] for row in rows] for name in names}
@@ -182,4 +182,4 @@ def _columns(records: Sequence[Record], settings: Mapping[str, Any], examples: M
 def _scores(values: Mapping[str, Record]) -> Scores:
     some = next(iter(values.values()))
     metrics = {name: record.value for name, record in values.items()}
-    return Scores(task=some.task, category=some.category, n=some.n, metrics=metrics)
+    return Scores(task=some.task, category=some.category, n=some.n, metrics=metrics, headline=some.headline)

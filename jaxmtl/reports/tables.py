@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxmtl.evals.files import write_whole
+from jaxmtl.evals.summary import headline
 from jaxmtl.reports.sources import Column, RunData
 from jaxmtl.tasks import metrics as text_metrics
 from jaxmtl.types import InputError, Scores
@@ -27,8 +28,8 @@ def compared(runs: Sequence[RunData]) -> list[Column]:
       runs: at least one.
 
     Returns:
-      The columns, labelled by step, and by run too if there are several; step 0 is "untrained" if the run has losses
-      of its own training.
+      The columns, labelled by step, and by run too if there are several; step 0 is "before training" if the run has
+      losses of its own training.
     """
     columns = []
     for run in runs:
@@ -41,12 +42,6 @@ def compared(runs: Sequence[RunData]) -> list[Column]:
     if len(set(labels)) < len(labels):
         raise InputError(f"two runs to compare have the same name and step ({labels}); give each run a name of its own")
     return columns
-
-
-def headline(category: str, column: Column) -> str:
-    """Returns the metric that stands for a category; NLL where texts were not scored with it."""
-    metric = text_metrics.headline_metric(category)
-    return metric if all(metric in scores.metrics for scores in column.scores.values()) else "nll"
 
 
 def task_table(columns: Sequence[Column]) -> "pd.DataFrame":
@@ -63,8 +58,7 @@ def task_table(columns: Sequence[Column]) -> "pd.DataFrame":
 
     rows = []
     for task, scores in _all_tasks(columns).items():
-        metric = headline(scores.category, columns[-1])
-        row: dict[str, Any] = dict(task=task, category=scores.category, n=scores.n, metric=metric)
+        row: dict[str, Any] = dict(task=task, category=scores.category, n=scores.n, metric=headline(scores))
         for metric in _metrics(columns):
             for column in columns:
                 found = column.scores.get(task)
@@ -80,9 +74,9 @@ def category_table(columns: Sequence[Column]) -> "pd.DataFrame":
       columns: what to compare.
 
     Returns:
-      A row for each category and a last one for all ("all", by ROUGE-L if it was scored): category, tasks, n, metric,
-      and for each column "LABEL", "LABEL low", "LABEL high" (95% bootstrap interval over examples; empty without
-      predictions).
+      A row for each category and a last one for all ("all", by ROUGE-L unless all tasks agree on another metric):
+      category, tasks, n, metric, and for each column "LABEL", "LABEL low", "LABEL high" (95% bootstrap interval over
+      examples; empty without predictions).
     """
     import pandas as pd
 
@@ -163,10 +157,9 @@ def _metrics(columns: Sequence[Column]) -> list[str]:
 
 
 def _category_row(category: str, members: Sequence[Scores], columns: Sequence[Column]) -> dict:
-    metric = headline(category, columns[-1])
-    tasks = [scores.task for scores in members]
-    n = sum(scores.n for scores in members)
-    row: dict[str, Any] = dict(category=category, tasks=len(tasks), n=n, metric=metric)
+    total = text_metrics.overall(members, category=category)
+    tasks, metric = [scores.task for scores in members], headline(total)
+    row: dict[str, Any] = dict(category=category, tasks=len(tasks), n=total.n, metric=metric)
     for column in columns:
         found = [column.scores[task] for task in tasks if task in column.scores]
         row[column.label] = text_metrics.overall(found).metrics.get(metric, math.nan) if found else math.nan

@@ -141,7 +141,8 @@ def overall(scores: Iterable[Scores], name: str = "all", category: str = "all") 
       category: category of the result.
 
     Returns:
-      Means of the metrics that all tasks have; n is the number of all examples.
+      Means of the metrics that all tasks have; n is the number of all examples, the headline that of the tasks if they
+      agree, else the category's.
 
     Raises:
       InputError: if there is no task.
@@ -152,7 +153,9 @@ def overall(scores: Iterable[Scores], name: str = "all", category: str = "all") 
         raise InputError("no scored example to average; expected at least one task with predictions")
     shared = [metric for metric in scores[0].metrics if all(metric in item.metrics for item in scores)]
     means = {metric: sum(item.metrics[metric] * item.n for item in scores) / total for metric in shared}
-    return Scores(task=name, category=category, n=total, metrics=means)
+    headlines = {item.headline for item in scores}
+    headline = headlines.pop() if len(headlines) == 1 else headline_metric(category)
+    return Scores(task=name, category=category, n=total, metrics=means, headline=headline)
 
 
 def per_category(scores: Iterable[Scores]) -> dict[str, Scores]:

@@ -47,10 +47,15 @@ def pretrained(tokenizer):
 TASKS = {
     "task1_colour": (
         "Word Analogy",
+        "exact_match",
         [("name the colour of the sky", ["blue"]), ("the hill", ["green", "a green hill"])],
     ),
-    "task2_wet": ("Textual Entailment", [("is water wet?", ["yes"]), ("is the dog wet?", ["no"]), ("is it?", ["yes"])]),
-    "task3_count": ("Title Generation", [("count the birds " * 3, ["one two three"])]),
+    "task2_wet": (
+        "Textual Entailment",
+        "rouge_l",  # not the metric that stands for the category
+        [("is water wet?", ["yes"]), ("is the dog wet?", ["no"]), ("is it?", ["yes"])],
+    ),
+    "task3_count": ("Title Generation", "rouge_l", [("count the birds " * 3, ["one two three"])]),
 }
 
 
@@ -59,12 +64,12 @@ def store(tokenizer, tmp_path_factory):
     """Three tasks of three categories, made with the writer that all stores are made with."""
     folder = tmp_path_factory.mktemp("store") / "store"
     with StoreWriter(folder, tokenizer, {"prompt": "bare"}) as writer:
-        for name, (category, examples) in TASKS.items():
+        for name, (category, metric, examples) in TASKS.items():
             rows = Rows(
                 ids=[f"{name}-{number}" for number in range(len(examples))],
                 inputs=[tokenizer.encode(text) for text, _ in examples],
                 targets=[tokenizer.encode(references[0]) for _, references in examples],
                 references=[references for _, references in examples],
             )
-            writer.add(name, "test", rows, category=category, metric="rouge_l", origin=name)
+            writer.add(name, "test", rows, category=category, metric=metric, origin=name)
         return writer.finish()

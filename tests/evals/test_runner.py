@@ -68,13 +68,18 @@ def test_scores_are_means_over_examples_in_percent(folder):
         values = [row[metric] for row in rows["task2_wet"]]
         assert scores["tasks"]["task2_wet"][metric] == pytest.approx(factor * np.mean(values), abs=1e-4)
     entailment = scores["categories"]["textual_entailment"]
-    assert (entailment["headline"], entailment["n"], entailment["score"]) == (
-        "exact_match",
-        3,
-        entailment["exact_match"],
-    )
-    assert scores["categories"]["title_generation"]["headline"] == "rouge_l"
+    assert (entailment["n"], entailment["score"]) == (3, entailment["rouge_l"])
     assert (scores["overall"]["n"], scores["step"], scores["split"], scores["max_tokens"]) == (6, 20, "test", 5)
+
+
+def test_the_metric_that_a_task_declares_stands_for_it(folder):
+    declared = {"task1_colour": "exact_match", "task2_wet": "rouge_l", "task3_count": "rouge_l"}
+    scores = json.loads((folder / "scores.json").read_text())
+    assert {task: entry["headline"] for task, entry in scores["tasks"].items()} == declared
+    categories = dict(word_analogy="exact_match", textual_entailment="rouge_l", title_generation="rouge_l")
+    assert {category: entry["headline"] for category, entry in scores["categories"].items()} == categories
+    records = files.read_records(folder / "records.jsonl")
+    assert {record.task: record.headline for record in records} == declared
 
 
 def test_records_hold_one_line_for_each_task_and_metric(folder, pretrained, store):

@@ -7,10 +7,11 @@ from jaxmtl.types import Scores
 
 HOSTILE = "</script><script>alert('x')</script><img src=x onerror=alert(1)> & \"quotes\""
 TASKS = {"task_a": "Textual Entailment", "task_b": "Textual Entailment", "task_c": "Title <script> Generation"}
+HEADLINES = {"task_a": "exact_match", "task_b": "exact_match", "task_c": "rouge_l"}
 VALUES = {"task_a": [0.0, 1.0], "task_b": [1.0, 1.0, 1.0, 0.0], "task_c": [0.25, 0.75]}
 
 
-def write_run(folder, steps, name="toy", curves=True):
+def write_run(folder, steps, name="toy", curves=True, headlines=HEADLINES):
     """Writes what training and evaluation leave behind; scores of step s are those in VALUES times s / 10."""
     for step in steps:
         scores = {}
@@ -25,7 +26,8 @@ def write_run(folder, steps, name="toy", curves=True):
             files.write_rows(files.prediction_file(folder, task), rows)
             mean = sum(values) / len(values)
             metrics = dict(rouge_l=100 * mean, exact_match=100 * mean, nll=2 - mean)
-            scores[task] = Scores(task=task, category=category, n=len(values), metrics=metrics)
+            what = dict(task=task, category=category, headline=headlines[task])
+            scores[task] = Scores(n=len(values), metrics=metrics, **what)
         labels = summary.Labels(run=name, seed=1, step=step, config_hash="c", git_hash="g")
         settings = dict(split="test", decoding="greedy", max_tokens=8, metrics=["rouge_l"], weights_hash=f"w{step}")
         files.write_whole(folder / "scores.json", summary.scores_json(scores, settings, labels))

@@ -29,6 +29,16 @@ def test_task_table_holds_every_task_sorted_by_category(columns):
     assert list(table["nll (before training)"]) == pytest.approx([2, 2, 2])
 
 
+def test_a_task_is_headed_by_its_own_metric_and_a_category_by_that_of_its_tasks_if_they_agree(make_run):
+    headlines = dict(task_a="rouge_l", task_b="exact_match", task_c="exact_match")
+    columns = tables.compared([sources.read_run(make_run(headlines=headlines))])
+    assert list(tables.task_table(columns)["metric"]) == ["rouge_l", "exact_match", "exact_match"]
+    # Textual entailment is headed by exact match where its tasks disagree, all tasks together by ROUGE-L.
+    assert list(tables.category_table(columns)["metric"]) == ["exact_match", "exact_match", "rouge_l"]
+    agreed = tables.compared([sources.read_run(make_run(name="other", headlines=dict.fromkeys(headlines, "rouge_l")))])
+    assert set(tables.category_table(agreed)["metric"]) == {"rouge_l"}
+
+
 def test_category_table_weighs_tasks_by_their_examples(columns):
     table = tables.category_table(columns).set_index("category")
     # (0 + 1 + 1 + 1 + 1 + 0) of 6 examples are right, not the mean of 50% and 75%.
