@@ -204,7 +204,7 @@ def _checked_batch_size(batch_size: int) -> int:
 
 
 def _shares(sizes: np.ndarray, rates: Rates) -> np.ndarray:
-    weights = np.asarray(rates(sizes.copy()) if callable(rates) else rates, np.float64)
+    weights = _numbers(rates(sizes.copy()) if callable(rates) else rates)
     if weights.shape != sizes.shape:
         raise InputError(f"rates have shape {weights.shape}; expected one for each of the {len(sizes)} tasks")
     wrong = np.flatnonzero(~np.isfinite(weights) | (weights < 0) | ((weights > 0) & (sizes == 0)))
@@ -217,6 +217,13 @@ def _shares(sizes: np.ndarray, rates: Rates) -> np.ndarray:
     if not weights.any():
         raise InputError("all rates are 0; at least one task must have a rate above 0")
     return weights / weights.max() / (weights / weights.max()).sum()  # the sum of huge weights could overflow
+
+
+def _numbers(rates: ArrayLike) -> np.ndarray:
+    try:
+        return np.asarray(rates, np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"rates are {rates!r:.80}; expected numbers or a function such as @rates.uniform") from error
 
 
 def _identity(sampler: Sampler | PooledSampler, mode: str) -> dict[str, Any]:

@@ -186,6 +186,8 @@ def test_huge_tasks_need_no_memory() -> None:
         ([3, 4], [1], 1, "one for each of the 2 tasks"),
         ([3, 4], [0, 0], 1, "all rates are 0"),
         ([0], rates.uniform, 1, "all rates are 0"),
+        ([3, 4], "uniform", 1, "rates are 'uniform'; expected numbers or a function such as @rates.uniform"),
+        ([3, 4], [1, "x"], 1, r"rates are \[1, 'x'\]; expected numbers"),
     ],
 )
 def test_senseless_arguments_are_input_errors(sizes: list, rate: object, batch_size: int, message: str) -> None:
