@@ -1,0 +1,49 @@
+"""How much arithmetic a model needs, counted from its sizes: what batches are shaped by and speeds are compared with.
+
+A multiplication and an addition count as two operations; only matrix products count, which are nearly all.
+Letters in shapes: B batch, S source length, T target length.
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from jaxmtl.models.t5_config import T5Config
+
+
+def t5_forward(config: T5Config, source: ArrayLike, target: ArrayLike) -> np.ndarray:
+    """Counts the forward pass of one example, padded to given lengths.
+
+    Args:
+      config: the model's sizes.
+      source: S, tokens of the padded input; any shape.
+      target: T, tokens of the padded target; a shape that broadcasts with `source`.
+
+    Returns:
+      float64, operations; a training step needs three times as many.
+    """
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    sizes = _Sizes(config)
+    encoder = config.num_encoder_layers * (
+        source * (4 * sizes.projection + sizes.feed_forward) + sizes.attention(source, source)
+    )
+    decoder = config.num_decoder_layers * (
+        target * (6 * sizes.projection + sizes.feed_forward)
+        + source * 2 * sizes.projection
+        + sizes.attention(target, target)
+        + sizes.attention(target, source)
+    )
+    return encoder + decoder + target * 2 * config.embed_dim * config.vocab_size
+
+
+class _Sizes:
+    """Operations of a T5's parts: of one projection and one feed-forward layer per token, of attention per pair."""
+
+    def __init__(self, config: T5Config) -> None:
+        self._inner = config.num_heads * config.head_dim
+        self.projection = 2 * config.embed_dim * self._inner
+        self.feed_forward = 2 * config.embed_dim * config.mlp_dim * (len(config.mlp_activations) + 1)
+
+    def attention(self, queries: Any, keys: Any) -> Any:
+        return 4 * queries * keys * self._inner
