@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TextIO
 
+from jaxmtl.files import explained, write_whole
 from jaxmtl.types import InputError
 
 
@@ -48,12 +49,11 @@ class JsonLinesWriter:
 
     def start(self, step: int, num_steps: int) -> None:
         """Drops lines of later steps, and a last line that a kill cut off, so that the file is an unbroken run's."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with explained(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
             kept = [line for line in self._path.read_text("utf-8").splitlines() if _is_line_up_to(line, step)]
-            partial = self._path.with_name(self._path.name + ".partial")
-            partial.write_text("".join(line + "\n" for line in kept), "utf-8")
-            os.replace(partial, self._path)
+            write_whole(self._path, "".join(line + "\n" for line in kept))
 
     def advance(self, step: int) -> None:
         """Does nothing."""
@@ -61,7 +61,7 @@ class JsonLinesWriter:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Appends a line."""
         clean = {name: float(value) if math.isfinite(value) else None for name, value in values.items()}
-        with self._path.open("a", encoding="utf-8") as file:
+        with explained(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": int(step), **clean}, ensure_ascii=False) + "\n")
 
     def note(self, text: str) -> None:

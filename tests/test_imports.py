@@ -9,14 +9,14 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "jaxmtl"
 ORDER = (
-    "types tokenizers tasks feed models adapters partitioning weights checkpoints training"
+    "types files tokenizers tasks feed models adapters partitioning weights checkpoints training"
     " evals studies reports commands main"
 ).split()
 ALLOWED = {part: set(ORDER[: ORDER.index(part)]) for part in ORDER}
 for part in ("training", "evals", "studies", "reports", "commands", "main"):
     ALLOWED[part].add("writers")
-ALLOWED["writers"] = {"types"}
-ALLOWED["data"] = {"types", "tokenizers", "tasks", "feed"}
+ALLOWED["writers"] = {"types", "files"}
+ALLOWED["data"] = {"types", "files", "tokenizers", "tasks", "feed"}
 HEAVY = ("tensorflow", "torch", "transformers", "seqio")
 
 

@@ -30,6 +30,7 @@ from jaxmtl.feed.manifest import (
     read_manifest,
 )
 from jaxmtl.feed.store import SCHEMA, TokenStore, check_made_with
+from jaxmtl.files import replacing
 from jaxmtl.tasks.spec import check_task_name
 from jaxmtl.tokenizers import Tokenizer
 from jaxmtl.types import InputError
@@ -160,7 +161,6 @@ class StoreWriter:
             origin=origin,
         )
         with self._one_line_errors():
-            file.parent.mkdir(exist_ok=True)
             _write(file, content)
             _write(sidecar, json.dumps(dataclasses.asdict(entry)).encode())
         self._entries.setdefault(split, {})[task] = entry
@@ -286,16 +286,8 @@ def _arrow_file(rows: Rows, inputs: tuple[np.ndarray, np.ndarray], targets: tupl
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all."""
-    temporary = file.with_name(f"{file.name}.tmp")
-    try:
-        with temporary.open("wb") as sink:
-            sink.write(content)
-            sink.flush()
-            os.fsync(sink.fileno())
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(file) as partial:
+        partial.write_bytes(content)
 
 
 def _sync(folder: Path) -> None:

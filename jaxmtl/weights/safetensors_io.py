@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from jaxmtl.files import explained, replacing, write_whole
 from jaxmtl.types import InputError
 from jaxmtl.weights.json_file import read_object
 
@@ -107,40 +108,42 @@ def write_tensors(
     """Writes tensors as safetensors, in shards if they are large; only one shard is held in memory.
 
     Files appear under their names only when they are complete, the index last; shards of an earlier save that are not
-    part of this one are removed at the end.
+    part of this one are removed at the end. An earlier save stays whole until then, unless its shards have the names
+    of the new ones: then its index goes first, so that a save that was stopped never passes for a model.
 
     Args:
       folder: where to write; made if missing.
       sizes: tensor name to bytes, in the order in which `tensors` yields them.
       tensors: names and arrays.
       max_shard_bytes: largest shard, unless one tensor alone is larger.
+
+    Raises:
+      InputError: if a file cannot be written.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    shards = _shards(sizes, max_shard_bytes)
-    single = len(shards) == 1
-    stream, file_of = iter(tensors), {}
-    for number, names in enumerate(shards, 1):
-        file = SINGLE if single else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+    folder, shards = pathlib.Path(folder), _shards(sizes, max_shard_bytes)
+    files = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    files = files if len(shards) > 1 else [SINGLE]
+    with explained(folder / INDEX):
+        if len(shards) > 1 and any((folder / file).exists() for file in files):
+            (folder / INDEX).unlink(missing_ok=True)
+    stream = iter(tensors)
+    for file, names in zip(files, shards, strict=True):
         part = {name: np.ascontiguousarray(array) for name, array in (next(stream) for _ in names)}
-        _write_atomically(
-            folder / file, lambda path, part=part: safetensors.numpy.save_file(part, path, {"format": "pt"})
-        )
-        file_of.update(dict.fromkeys(names, file))
-    if not single:
-        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": file_of}
-        _write_atomically(folder / INDEX, lambda path: pathlib.Path(path).write_text(json.dumps(index, indent=2)))
+        with explained(folder / file), replacing(folder / file) as partial:
+            safetensors.numpy.save_file(part, str(partial), {"format": "pt"})
+    file_of = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+    _write_index(folder, sizes, file_of)
+
+
+def _write_index(folder: pathlib.Path, sizes: Mapping[str, int], file_of: Mapping[str, str]) -> None:
+    """Names the shards, or makes sure that none are named, and removes those of an earlier save."""
+    files = set(file_of.values())
+    if files == {SINGLE}:
+        with explained(folder / INDEX):
+            (folder / INDEX).unlink(missing_ok=True)
     else:
-        (folder / INDEX).unlink(missing_ok=True)
-    for stale in set(folder.glob("model*.safetensors")) - {folder / file for file in file_of.values()}:
-        stale.unlink()
-
-
-def _write_atomically(path: pathlib.Path, write) -> None:
-    """Runs `write(temporary path)` and moves the result to `path`; on any failure nothing is left behind."""
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        write(str(temporary))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": file_of}
+        write_whole(folder / INDEX, json.dumps(index, indent=2))
+    with explained(folder):
+        for stale in set(folder.glob("model*.safetensors")) - {folder / file for file in files}:
+            stale.unlink()

@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -52,20 +53,52 @@ def test_files_of_an_earlier_save_are_removed(tmp_path):
     assert files(tmp_path) == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", INDEX]
 
 
+def fill_disk(monkeypatch, after=0):
+    """Lets some files be written, and half of the next one."""
+    save, left = safetensors.numpy.save_file, [after]
+
+    def save_or_fail(tensors, path, metadata):
+        if left[0] == 0:
+            pathlib.Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        left[0] -= 1
+        save(tensors, path, metadata)
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", save_or_fail)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_a_failing_write_leaves_the_earlier_file_and_no_partial_one(tmp_path, monkeypatch):
     write(tmp_path)
-    before = (tmp_path / SINGLE).read_bytes()
-
-    def full_disk(tensors, path, metadata):
-        with open(path, "wb") as file:
-            file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(safetensors.numpy, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    before = contents(tmp_path)
+    fill_disk(monkeypatch)
+    with pytest.raises(InputError, match=f"{SINGLE}: cannot be written .No space left"):
         write(tmp_path)
-    assert files(tmp_path) == [SINGLE]
-    assert (tmp_path / SINGLE).read_bytes() == before
+    assert contents(tmp_path) == before
+
+
+def test_shards_of_two_saves_never_pass_for_one_model(tmp_path, monkeypatch):
+    write(tmp_path, max_shard_bytes=1)
+    fill_disk(monkeypatch, after=1)
+    others = [(name, tensor + 1) for name, tensor in TENSORS.items()]
+    with pytest.raises(InputError, match="model-00002-of-00003.safetensors: cannot be written"):
+        write_tensors(tmp_path, SIZES, others, max_shard_bytes=1)
+    with pytest.raises(InputError, match="holds neither"):
+        TensorFolder(tmp_path)
+
+
+@pytest.mark.parametrize("earlier", [10**9, 40], ids=["one file", "other shards"])
+def test_an_earlier_save_stays_whole_until_the_new_one_is_complete(tmp_path, monkeypatch, earlier):
+    write(tmp_path, max_shard_bytes=earlier)
+    fill_disk(monkeypatch, after=2)
+    others = [(name, tensor + 1) for name, tensor in TENSORS.items()]
+    with pytest.raises(InputError, match="cannot be written"):
+        write_tensors(tmp_path, SIZES, others, max_shard_bytes=1)
+    for name, tensor in TENSORS.items():
+        np.testing.assert_array_equal(TensorFolder(tmp_path).read(name), tensor)
 
 
 def test_only_pickles_are_refused_with_advice(tmp_path):
