@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
+from jaxmtl.files import write_whole
 from jaxmtl.partitioning import shardings_for
 from jaxmtl.tokenizers import Tokenizer, load_tokenizer
 from jaxmtl.types import InputError, unknown_name
@@ -103,6 +104,9 @@ def save_pretrained(folder: str | os.PathLike, pretrained: Pretrained) -> None:
     Args:
       folder: where to write; files of an earlier save are replaced one by one, each only when it is complete.
       pretrained: the model.
+
+    Raises:
+      InputError: if a file cannot be written.
     """
     folder = pathlib.Path(folder)
     family = _family_of(pretrained.config)
@@ -120,18 +124,19 @@ def write_config(folder: str | os.PathLike, config: Any) -> None:
     Args:
       folder: where to write; made if missing.
       config: a family's config.
+
+    Raises:
+      InputError: if it cannot be written.
     """
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".config.json.partial"
-    temporary.write_text(json.dumps(_family_of(config).config_to_hf(config), indent=2, sort_keys=True) + "\n")
-    os.replace(temporary, folder / "config.json")
+    text = json.dumps(_family_of(config).config_to_hf(config), indent=2, sort_keys=True)
+    write_whole(pathlib.Path(folder) / "config.json", text + "\n")
 
 
 def resize_vocabulary(pretrained: Pretrained, rows: int) -> Pretrained:
     """Changes the number of embedding rows, such as T5's 32100 to its padded 32128.
 
-    Rows beyond the tokenizer's vocabulary are padding: new ones are zero, and only such rows may be cut.
+    Rows beyond the tokenizer's vocabulary are padding: new ones are zero, and only such rows may be cut; without a
+    tokenizer nobody knows which these are, and none may.
 
     Args:
       pretrained: the model.
@@ -141,13 +146,18 @@ def resize_vocabulary(pretrained: Pretrained, rows: int) -> Pretrained:
       The model with that many rows in embedding and head.
 
     Raises:
-      InputError: if rows of real tokens would be cut, or none would be left.
+      InputError: if rows of real tokens would be cut, or of a model without tokenizer any, or none would be left.
     """
     config, params = pretrained.config, pretrained.params
     if rows < 1:
         raise InputError(f"{rows} embedding rows were asked for; expected 1 or more")
     if pretrained.tokenizer is not None and rows < pretrained.tokenizer.vocab_size:
         raise InputError(f"{rows} rows would cut tokens: the tokenizer has {pretrained.tokenizer.vocab_size}")
+    if pretrained.tokenizer is None and rows < config.vocab_size:
+        raise InputError(
+            f"{rows} rows would cut some of the model's {config.vocab_size}, and without a tokenizer nothing tells"
+            " which are padding; put the tokenizer's files beside the weights first"
+        )
 
     def fit(table: jax.Array, axis: int) -> jax.Array:
         table = jax.lax.slice_in_dim(table, 0, min(rows, table.shape[axis]), axis=axis)
@@ -179,7 +189,7 @@ def _find(path: str | os.PathLike) -> pathlib.Path:
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(str(path), allow_patterns=list(HUB_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: no such folder, and the hub did not give a model of this name ({reason})") from error
 
 
