@@ -14,6 +14,7 @@ import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
+from jaxmtl.files import write_whole
 from jaxmtl.types import InputError
 
 SENTENCEPIECE_FILE = "spiece.model"
@@ -381,12 +382,8 @@ def _config_beside(file: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise InputError(f"tokenizer folder {folder}: cannot be written ({error.strerror or error})") from error
+    for name, content in files.items():
+        write_whole(folder / name, content)
 
 
 def _read(file: Path) -> bytes:
