@@ -5,9 +5,9 @@ task's splits depend on its own file only. Source: methods sheet, sections 2.2 a
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from jaxmtl.tasks.fewshot import seeded_order
 from jaxmtl.tasks.spec import TaskSpec, check_task_name
@@ -106,11 +106,22 @@ class EveryTask:
 
     Splits: "all"; "test": the first `num_test` instances; "train": a seeded subset of `max_per_task` of the others
     (absent where there are no others). For looking around, or for folders without official lists.
+
+    Attributes:
+      max_per_task: size of "train"; None for all that are left.
+      num_test: size of "test".
+      seed: the data seed.
+
+    Raises:
+      InputError: if a number is below 0.
     """
 
     max_per_task: int | None = OFFICIAL_TRAIN_PER_TASK
     num_test: int = OFFICIAL_TEST_PER_TASK
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_counts(self)
 
     def roles(self, folder: Path) -> None:
         """Returns None: all files."""
@@ -132,11 +143,17 @@ class OfficialTrain:
       max_per_task: size of "train"; None for all that are left.
       num_validation: size of "validation", apart from "train"; 0 for none.
       seed: the data seed.
+
+    Raises:
+      InputError: if a number is below 0.
     """
 
     max_per_task: int | None = OFFICIAL_TRAIN_PER_TASK
     num_validation: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_counts(self)
 
     def roles(self, folder: Path) -> None:
         """Returns None: all files, unless `sni.load` is given a task list."""
@@ -159,11 +176,17 @@ class OfficialTest:
       first: how many instances of the file's beginning count.
       limit: a seeded cut among them; None for all, in file order.
       seed: the data seed of the cut.
+
+    Raises:
+      InputError: if a number is below 0.
     """
 
     first: int = OFFICIAL_TEST_PER_TASK
     limit: int | None = None
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_counts(self)
 
     def roles(self, folder: Path) -> None:
         """Returns None: all files, unless `sni.load` is given a task list."""
@@ -189,8 +212,8 @@ class Official:
       test_list: file of test task names.
     """
 
-    train: OfficialTrain = OfficialTrain()
-    test: OfficialTest = OfficialTest()
+    train: OfficialTrain = dataclasses.field(default_factory=OfficialTrain)
+    test: OfficialTest = dataclasses.field(default_factory=OfficialTest)
     train_list: str = "splits/default/train_tasks.txt"
     test_list: str = "splits/default/test_tasks.txt"
 
@@ -221,7 +244,8 @@ class TransferMatters:
       held_out_domains: a task with any of these domains is no training task (exact membership).
       adversarial_sources: a task with any of these sources is no training task (exact membership).
       no_language: how to take a task without language fields (2021 schema): "english" or "other".
-      more_than: an unseen task needs more examples than this; the further sets need at least as many.
+      more_than: an unseen task needs more examples than this; the further sets need at least as many. At least
+        `num_test + num_fewshot`, so that both splits are full.
       num_test: test examples of an unseen task.
       num_fewshot: further examples of an unseen task to tune on.
       test_fraction: part of a training task held out as "test".
@@ -230,15 +254,16 @@ class TransferMatters:
       seed: the data seed.
 
     Raises:
-      InputError: if `keep` or `no_language` holds an unknown name.
+      InputError: if `keep` or `no_language` holds an unknown name, a set of names is a single text, or a number is out
+        of range.
 
     Source: S001, section 2.4 and appendix A. "Synthetic", "English" and exact membership are this project's reading.
     """
 
-    keep: tuple[str, ...] = ("train", "unseen")
-    held_out_categories: frozenset[str] = HELD_OUT_CATEGORIES
-    held_out_domains: frozenset[str] = HELD_OUT_DOMAINS
-    adversarial_sources: frozenset[str] = ADVERSARIAL_SOURCES
+    keep: Collection[str] = ("train", "unseen")
+    held_out_categories: Collection[str] = HELD_OUT_CATEGORIES
+    held_out_domains: Collection[str] = HELD_OUT_DOMAINS
+    adversarial_sources: Collection[str] = ADVERSARIAL_SOURCES
     no_language: str = "english"
     more_than: int = UNSEEN_MORE_THAN
     num_test: int = UNSEEN_TEST
@@ -249,11 +274,29 @@ class TransferMatters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for role in self.keep:
+        for field in ("keep", "held_out_categories", "held_out_domains", "adversarial_sources"):
+            # A tuple or list from a configuration file is fine; a text would count as its letters.
+            object.__setattr__(self, field, _name_set(field, getattr(self, field)))
+        for role in sorted(self.keep):
             if role not in ROLES:
                 raise unknown_name("role", role, ROLES)
         if self.no_language not in NO_LANGUAGE:
             raise unknown_name("value of no_language", self.no_language, NO_LANGUAGE)
+        _check_counts(self)
+        self._check_sizes()
+
+    def _check_sizes(self) -> None:
+        fractions = (self.test_fraction, self.validation_fraction)
+        if min(fractions) < 0 or not sum(fractions) < 1:
+            raise InputError(
+                f"TransferMatters: test_fraction {fractions[0]} and validation_fraction {fractions[1]} leave nothing "
+                "to train on; expected 0 or more, their sum below 1"
+            )
+        if self.num_test + self.num_fewshot > self.more_than:
+            raise InputError(
+                f"TransferMatters: num_test {self.num_test} and num_fewshot {self.num_fewshot} are more than more_than "
+                f"{self.more_than}, so that unseen tasks could lack examples; raise more_than or lower one of them"
+            )
 
     def roles(self, folder: Path) -> None:
         """Returns None: the rules look into all files, unless `sni.load` is given a task list."""
@@ -261,16 +304,16 @@ class TransferMatters:
 
     def role(self, task: TaskSpec) -> str | None:
         """Returns what the task is used for, one of `ROLES`, or None if for nothing."""
-        held_out = not self.held_out_categories.isdisjoint(task.metadata["categories"])
+        held_out = _any_in(task.metadata["categories"], self.held_out_categories)
         if not self._is_english(task):
             return None
         if SYNTHETIC_SOURCE in task.metadata["source"]:
             role = "synthetic" if held_out else None
         elif held_out:
             role = "unseen"
-        elif not self.adversarial_sources.isdisjoint(task.metadata["source"]):
+        elif _any_in(task.metadata["source"], self.adversarial_sources):
             role = "adversarial"
-        elif not self.held_out_domains.isdisjoint(task.metadata["domains"]):
+        elif _any_in(task.metadata["domains"], self.held_out_domains):
             role = "domain"
         else:
             return "train"
@@ -297,6 +340,30 @@ class TransferMatters:
         if not any(languages):
             return self.no_language == "english"
         return all(language == ENGLISH for language in languages)
+
+
+def _any_in(values: Collection[str], chosen: Collection[str]) -> bool:
+    return any(value in chosen for value in values)
+
+
+def _name_set(field: str, names: Collection[str]) -> frozenset[str]:
+    many = isinstance(names, Collection) and not isinstance(names, str)
+    if not many or not all(isinstance(name, str) for name in names):
+        raise InputError(f"TransferMatters: {field} is {names!r:.80}; expected texts in brackets, such as ('x', 'y')")
+    return frozenset(names)
+
+
+def _check_counts(selection: Any) -> None:
+    """Refuses numbers below 0: Python would count them from the end, and examples would be left out silently."""
+    for field in dataclasses.fields(selection):
+        value = getattr(selection, field.name)
+        if field.name != "seed" and isinstance(value, int) and value < 0:
+            kind = type(selection).__name__
+            raise InputError(f"{kind}: {field.name} is {value}; expected 0 or more{_or_none(field.type)}")
+
+
+def _or_none(kind: Any) -> str:
+    return ", or None for all" if kind == int | None else ""
 
 
 def _filled(splits: Mapping[str, range | list[int]]) -> Splits:

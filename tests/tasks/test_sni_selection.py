@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxmtl.main import GinConfig
 from jaxmtl.tasks import sni
 from jaxmtl.tasks import sni_selection as selection
 from jaxmtl.tasks.spec import TaskSpec
@@ -138,6 +139,58 @@ def test_further_evaluation_sets_are_kept_when_asked_for():
 def test_unknown_choices_name_the_closest(options):
     with pytest.raises(UnknownNameError, match="closest: (train|english)"):
         selection.TransferMatters(**options)
+
+
+@pytest.mark.parametrize("brackets", [tuple, list, set])
+def test_sets_of_names_may_come_in_any_brackets(brackets):
+    names = brackets(["Summarization", "Misc."])
+    kind = selection.TransferMatters(held_out_categories=names, held_out_domains=brackets([]))
+    assert kind.role(task(500)) == "unseen"
+    assert kind == selection.TransferMatters(held_out_categories=frozenset(names), held_out_domains=frozenset())
+
+
+def test_sets_of_names_can_be_set_from_gin(tmp_path):
+    (tmp_path / "mine.gin").write_text(
+        "from __gin__ import dynamic_registration\nfrom jaxmtl.tasks import sni_selection\n"
+        'sni_selection.TransferMatters.held_out_categories = ("Summarization",)\n'
+        'sni_selection.TransferMatters.adversarial_sources = ["cnn"]\n'
+    )
+    made = GinConfig([str(tmp_path / "mine.gin")], []).configured(selection.TransferMatters)()
+    assert made.role(task(500)) == "unseen"
+    assert made.role(task(500, categories=("Title Generation",))) == "adversarial"
+
+
+@pytest.mark.parametrize("field", ["keep", "held_out_categories", "held_out_domains", "adversarial_sources"])
+@pytest.mark.parametrize("names", ["train", (1, 2), None])
+def test_a_single_text_is_no_set_of_names(field, names):
+    with pytest.raises(InputError, match=f"{field} is .*; expected texts in brackets"):
+        selection.TransferMatters(**{field: names})
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        (
+            selection.EveryTask,
+            {"max_per_task": -1},
+            "EveryTask: max_per_task is -1; expected 0 or more, or None",
+        ),
+        (selection.EveryTask, {"num_test": -1}, "EveryTask: num_test is -1; expected 0 or more$"),
+        (selection.OfficialTrain, {"max_per_task": -1}, "max_per_task is -1"),
+        (selection.OfficialTrain, {"num_validation": -2}, "num_validation is -2"),
+        (selection.OfficialTest, {"first": -1}, "OfficialTest: first is -1"),
+        (selection.OfficialTest, {"limit": -1}, "limit is -1"),
+        (selection.TransferMatters, {"max_train": -1}, "max_train is -1"),
+        (selection.TransferMatters, {"num_fewshot": -1}, "num_fewshot is -1"),
+        (selection.TransferMatters, {"test_fraction": -0.1}, "test_fraction -0.1 .* their sum below 1"),
+        (selection.TransferMatters, {"test_fraction": 0.5, "validation_fraction": 0.5}, "leave nothing to train on"),
+        (selection.TransferMatters, {"validation_fraction": float("nan")}, "leave nothing to train on"),
+        (selection.TransferMatters, {"num_fewshot": 41}, "num_test 100 and num_fewshot 41 .* more_than 140"),
+    ],
+)
+def test_numbers_that_would_leave_examples_out_silently_are_refused(kind, options, message):
+    with pytest.raises(InputError, match=message):
+        kind(**options)
 
 
 @pytest.mark.real_data
