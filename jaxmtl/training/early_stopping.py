@@ -1,6 +1,7 @@
 """Which evaluation was the best, and whether training may stop."""
 
 import dataclasses
+import math
 import operator
 from collections.abc import Callable, Mapping
 
@@ -37,7 +38,7 @@ class Best:
     """The best evaluation so far.
 
     Attributes:
-      step: its step, or None before the first one.
+      step: its step, or None before the first one that gave a finite value.
       value: its value.
       num_worse: evaluations since then.
     """
@@ -57,7 +58,7 @@ def judge(rule: EarlyStopping | None, best: Best, step: int, metrics: Mapping[st
       metrics: all values measured at this step, by name.
 
     Returns:
-      The new best; unchanged at a step without the rule's evaluation.
+      The new best, which is finite; unchanged at a step without the rule's evaluation.
 
     Raises:
       UnknownNameError: if the evaluation ran and does not give the metric.
@@ -67,7 +68,8 @@ def judge(rule: EarlyStopping | None, best: Best, step: int, metrics: Mapping[st
     if rule.metric not in metrics:
         raise unknown_name("metric for early stopping", rule.metric, metrics)
     value = float(metrics[rule.metric])
-    if best.value is None or rule.better(value, best.value):
+    # NaN is neither better nor worse than anything: as the best it would stay so for ever.
+    if math.isfinite(value) and (best.value is None or rule.better(value, best.value)):
         return Best(step, value, 0)
     return dataclasses.replace(best, num_worse=best.num_worse + 1)
 
