@@ -9,7 +9,7 @@ from jaxmtl.evals.requests import BATCH_SIZE
 from jaxmtl.evals.runner import Labels, evaluate
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks import metrics as text_metrics
-from jaxmtl.types import InputError, Progress
+from jaxmtl.types import Progress
 from jaxmtl.weights import Pretrained
 
 
@@ -30,9 +30,6 @@ class GenerationEvaluation:
       max_examples: most examples of each task; all if None.
       labels: what the records say about the run; the step is filled in.
       progress: told after each batch how far it is.
-
-    Raises:
-      InputError: if `every` is below 1.
     """
 
     name: str = "test"
@@ -47,10 +44,6 @@ class GenerationEvaluation:
     max_examples: int | None = None
     labels: Labels = Labels()
     progress: Progress | None = None
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise InputError(f"evaluation {self.name!r}: every is {self.every}; expected at least 1 step")
 
     def run(self, params: Any, step: int) -> dict[str, float]:
         """Scores the weights of one step.

@@ -104,7 +104,7 @@ class Run:
     config_hash: str = ""
 
     def __post_init__(self) -> None:
-        """Refuses counts below 1 and an early stopping that no evaluation feeds.
+        """Refuses counts and intervals below 1, and an early stopping that no evaluation feeds.
 
         Raises:
           InputError: with the value seen and what is possible.
@@ -112,6 +112,11 @@ class Run:
         for name in ("num_steps", "num_microbatches", "log_every"):
             if getattr(self, name) < 1:
                 raise InputError(f"training: {name} is {getattr(self, name)}; expected at least 1")
+        for evaluation in self.evaluations:
+            if evaluation.every < 1:
+                raise InputError(
+                    f"evaluation {evaluation.name!r}: every is {evaluation.every}; expected at least 1 step"
+                )
         names = [evaluation.name for evaluation in self.evaluations]
         if len(set(names)) < len(names):
             raise InputError(f"training: evaluations {names} share a name; give each its own")

@@ -4,7 +4,6 @@ import pytest
 from jaxmtl.evals import files, runner
 from jaxmtl.evals.periodic import GenerationEvaluation
 from jaxmtl.evals.summary import Labels
-from jaxmtl.types import InputError
 
 
 def test_weights_of_the_step_are_scored_and_recorded(pretrained, store, tmp_path):
@@ -20,8 +19,3 @@ def test_weights_of_the_step_are_scored_and_recorded(pretrained, store, tmp_path
     alone = runner.evaluate(pretrained, store, "test", tmp_path / "b", max_tokens=2)
     total = sum(scores.n * scores.metrics["nll"] for scores in alone.values())
     assert first["nll"] == pytest.approx(total / 6)
-
-
-def test_every_must_be_positive(pretrained, store, tmp_path):
-    with pytest.raises(InputError, match="every is 0"):
-        GenerationEvaluation(every=0, pretrained=pretrained, store=store, run_dir=tmp_path)

@@ -23,7 +23,7 @@ from training_toy import (
 from jaxmtl.checkpoints import CheckpointPolicy
 from jaxmtl.partitioning import make_mesh
 from jaxmtl.training import loop
-from jaxmtl.training.early_stopping import EarlyStopping
+from jaxmtl.training.early_stopping import Best, EarlyStopping
 from jaxmtl.training.loop import train
 from jaxmtl.training.validation import ValidationLoss
 from jaxmtl.training.watch import NonFiniteError
@@ -149,6 +149,12 @@ def test_early_stopping_keeps_the_best_checkpoint(tmp_path):
     assert train(run).status == loop.STOPPED_EARLY  # starting again does not train on
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_only_a_finite_value_becomes_the_best(tmp_path, value):
+    run = toy_run(tmp_path, evaluations=(Scripted((value, 2.0, value)),), early_stopping=EarlyStopping())
+    assert train(run).best == Best(step=4, value=2.0, num_worse=1)
+
+
 def test_scores_are_followed_upwards(tmp_path):
     rule = EarlyStopping(metric="validation/loss", better=operator.gt)
     result = train(toy_run(tmp_path, evaluations=(Scripted((3.0, 1.0, 2.0)),), early_stopping=rule))
@@ -217,6 +223,12 @@ def test_a_batch_that_does_not_fit_the_mesh_is_refused(tmp_path):
 def test_counts_below_one_are_refused(tmp_path, field):
     with pytest.raises(InputError, match=field):
         toy_run(tmp_path, **{field: 0})
+
+
+@pytest.mark.parametrize("every", [0, -1])
+def test_an_evaluation_every_zero_steps_is_refused(tmp_path, every):
+    with pytest.raises(InputError, match=f"evaluation 'validation': every is {every}; expected at least 1"):
+        toy_run(tmp_path, evaluations=(validation(every=every),))
 
 
 def test_early_stopping_without_its_evaluation_is_refused(tmp_path):
