@@ -84,6 +84,7 @@ class Record:
       step: optimiser step the weights were taken at.
       task: task name.
       category: the task's category.
+      split: split of the task's examples that was scored.
       headline: name of the metric that stands for the task.
       metric: metric name.
       value: the metric's value.
@@ -100,6 +101,7 @@ class Record:
     step: int
     task: str
     category: str
+    split: str
     headline: str
     metric: str
     value: float

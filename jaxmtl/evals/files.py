@@ -1,5 +1,6 @@
 """Result files that are either whole or not there: predictions, scores and records as JSON."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -17,6 +18,23 @@ RECORDS = "records.jsonl"
 def prediction_file(run_dir: str | os.PathLike, task: str) -> pathlib.Path:
     """Returns where a task's predictions lie."""
     return pathlib.Path(run_dir) / PREDICTIONS / f"{task}.jsonl"
+
+
+def splits_held(run_dir: str | os.PathLike) -> set[str]:
+    """Finds out which splits the results in a folder are about; what is damaged or unfinished tells nothing.
+
+    Args:
+      run_dir: the run folder, which need not exist.
+
+    Returns:
+      Names of splits; one at most, unless somebody put results together by hand.
+    """
+    folder, found = pathlib.Path(run_dir), set()
+    for path in (folder / RECORDS, *(folder / PREDICTIONS).glob("*.jsonl")):
+        # A file is about one split, so its first line tells.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), path.open(encoding="utf-8") as file:
+            found.add(json.loads(file.readline())["split"])
+    return found
 
 
 def write_rows(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -105,7 +123,7 @@ def _lines(path: pathlib.Path) -> list[str]:
 
 def _identity(record: Record) -> tuple:
     return (
-        *(record.study, record.run, record.seed, record.step, record.task, record.metric, record.n),
+        *(record.study, record.run, record.seed, record.step, record.task, record.split, record.metric, record.n),
         *(record.config_hash, record.weights_hash),
     )
 

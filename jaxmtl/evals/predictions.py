@@ -29,6 +29,7 @@ class Work:
       category: the task's category.
       headline: name of the metric that stands for the task.
       examples: the task's examples; the first `count` are taken.
+      split: the split that they belong to.
       count: number of examples.
       key: hash of all that decides the predictions.
     """
@@ -37,6 +38,7 @@ class Work:
     category: str
     headline: str
     examples: Examples
+    split: str
     count: int
     key: str
 
@@ -70,8 +72,8 @@ def predict(
       stage: gives for "score" and "generate" what is told after each batch how many examples it finished.
 
     Returns:
-      Task name to its rows: key, id, inputs (the prompt's text), prediction, references, the metrics (0 ... 1), nll
-      (nats per target token), num_target_tokens, num_generated_tokens.
+      Task name to its rows: key, split, id, inputs (the prompt's text), prediction, references, the metrics (0 ... 1),
+      nll (nats per target token), num_target_tokens, num_generated_tokens.
 
     Raises:
       InputError: if an NLL is not finite; names task and example.
@@ -155,6 +157,7 @@ def _rows(work: Work, columns: Mapping[str, Sequence[Any]], metrics: Sequence[st
     return [
         dict(
             key=work.key,
+            split=work.split,
             id=ids[row],
             inputs=columns["inputs"][row],
             prediction=columns["prediction"][row],

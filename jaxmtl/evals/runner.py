@@ -19,7 +19,7 @@ from jax.experimental import multihost_utils
 
 from jaxmtl.evals import files, predictions, summary
 from jaxmtl.evals.fingerprint import weights_hash
-from jaxmtl.evals.predictions import Method, Work
+from jaxmtl.evals.predictions import Method, Row, Work
 from jaxmtl.evals.requests import BATCH_SIZE
 from jaxmtl.evals.summary import NLL, Labels
 from jaxmtl.feed.store import TokenStore
@@ -70,8 +70,8 @@ def evaluate(
       per target token (of the store's target, end token included).
 
     Raises:
-      InputError: if a task has no example in the split, the store was made with another vocabulary, the weights give
-        no finite NLL, or a file cannot be written.
+      InputError: if a task has no example in the split, the store was made with another vocabulary, the run folder
+        holds results of another split, the weights give no finite NLL, or a file cannot be written.
       UnknownNameError: if there is no such split, task, metric or method.
     """
     run_dir, labels = pathlib.Path(run_dir), labels or Labels()
@@ -81,18 +81,32 @@ def evaluate(
     weights = weights_hash(pretrained.params)
     settings = dict(split=split, decoding=method, max_tokens=max_tokens, metrics=how.metrics, weights_hash=weights)
     work = _plan(store, split, tasks, max_examples, settings)
+    _check_held(run_dir, split)
     scores = _agree({task.name: predictions.finished(run_dir, task, how.metrics) for task in work}, work, how.metrics)
     left = [task for task in work if task.name not in scores]
-    count = _Counter(2 * sum(task.count for task in left), progress)
-    for chunk in _chunks(left, chunk_size):
-        rows = predictions.predict(pretrained, chunk, how, count.stage)
-        for task in chunk:
-            if jax.process_index() == 0:
-                files.write_rows(files.prediction_file(run_dir, task.name), rows[task.name])
-            scores[task.name] = predictions.means(task, rows[task.name], how.metrics)
+    for task, rows in _predictions(pretrained, left, how, chunk_size, progress):
+        if jax.process_index() == 0:
+            files.write_rows(files.prediction_file(run_dir, task.name), rows)
+        scores[task.name] = predictions.means(task, rows, how.metrics)
     scores = {task.name: scores[task.name] for task in work}
     _write_summary(run_dir, scores, settings, labels)
     return scores
+
+
+def _check_held(run_dir: pathlib.Path, split: str) -> None:
+    """Refuses a folder whose results are about another split: predictions of one would replace those of the other."""
+    for held in sorted(files.splits_held(run_dir) - {split}):
+        raise InputError(f"{run_dir} holds results of split {held!r}; evaluate split {split!r} into another RUN_DIR")
+
+
+def _predictions(
+    pretrained: Pretrained, left: Sequence[Work], how: Method, chunk_size: int, progress: Progress | None
+) -> Iterator[tuple[Work, list[Row]]]:
+    """Gives tasks with their prediction rows, as soon as they are computed."""
+    count = _Counter(2 * sum(task.count for task in left), progress)
+    for chunk in _chunks(left, chunk_size):
+        rows = predictions.predict(pretrained, chunk, how, count.stage)
+        yield from ((task, rows[task.name]) for task in chunk)
 
 
 def _write_summary(
@@ -101,7 +115,7 @@ def _write_summary(
     """Writes scores.json and appends the records, on the first host."""
     if jax.process_index() == 0:
         files.write_whole(run_dir / files.SCORES, summary.scores_json(scores, settings, labels))
-        files.append_records(run_dir / files.RECORDS, summary.records(scores, labels, settings["weights_hash"]))
+        files.append_records(run_dir / files.RECORDS, summary.records(scores, settings, labels))
 
 
 def _with_tokenizer(pretrained: Pretrained, store: TokenStore) -> Pretrained:
@@ -140,7 +154,7 @@ def _plan(
         identity = dict(settings, version=VERSION, task=name, examples=entry.sha256, count=count, vocabulary=vocabulary)
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         examples = store.examples(name, split)
-        what = dict(name=name, category=entry.category, headline=entry.metric)
+        what = dict(name=name, category=entry.category, headline=entry.metric, split=split)
         work.append(Work(examples=examples, count=count, key=key, **what))
     return work
 

@@ -57,18 +57,19 @@ def scores_json(scores: Mapping[str, Scores], settings: Mapping[str, Any], label
     return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
 
-def records(scores: Mapping[str, Scores], labels: Labels, weights_hash: str) -> list[Record]:
+def records(scores: Mapping[str, Scores], settings: Mapping[str, Any], labels: Labels) -> list[Record]:
     """Makes one record for each task and metric.
 
     Args:
       scores: task name to scores.
+      settings: what was evaluated and how; "split" and "weights_hash" are used.
       labels: where the values come from.
-      weights_hash: hash of the weights that were scored.
 
     Returns:
       The records, all with the present time.
     """
-    where = dict(dataclasses.asdict(labels), weights_hash=weights_hash, time=time.time())
+    where = dict(dataclasses.asdict(labels), time=time.time())
+    where |= {name: settings[name] for name in ("split", "weights_hash")}
     made = []
     for item in scores.values():
         what = dict(task=item.task, category=item.category, headline=item.headline, n=item.n)

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxmtl.evals.files import write_whole
+from jaxmtl.files import write_whole
 from jaxmtl.reports import figures, tables
 from jaxmtl.reports.sources import Column, RunData, read_run
 
@@ -108,7 +108,7 @@ def _header(title: str, runs: Sequence[RunData], columns: Sequence[Column]) -> s
         "evaluated": datetime.datetime.fromtimestamp(record.time, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
     cells = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items() if value != "")
-    metrics = [name for name in overall.columns if name not in ("run", "step", "tasks", "n")]
+    metrics = [name for name in overall.columns if name not in ("run", "step", "weights", "tasks", "n")]
     cards = "".join(_card(name, columns) for name in metrics)
     return f"""<header>
 <p class="kind">jaxmtl report</p>
@@ -119,7 +119,7 @@ def _header(title: str, runs: Sequence[RunData], columns: Sequence[Column]) -> s
 <section>
 <h2>Overall</h2>
 <p>Means over all examples, so that a task counts by its number of examples.</p>
-{_table(overall, ["run", "step", "tasks", "n", *metrics])}
+{_table(overall, list(overall.columns))}
 </section>"""
 
 

@@ -23,7 +23,7 @@ class Column:
     """The scores of one state of one model: what tables and figures put side by side.
 
     Attributes:
-      label: how it is called in tables; unique among columns that are compared.
+      label: how it is called in tables; unique in its run.
       run: name of the run.
       step: optimiser step.
       weights_hash: hash of the weights.
@@ -46,7 +46,7 @@ class RunData:
 
     Attributes:
       folder: the run folder.
-      columns: one for each step that was evaluated, ascending.
+      columns: one for each evaluated step (and weights, if several have the same step), ascending.
       curves: name in `metrics.jsonl` to its values; empty if the run was not trained in this folder.
       settings: content of scores.json, about the latest evaluation.
       last_record: the record written last, for facts about the run.
@@ -157,26 +157,31 @@ def _predictions(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[dic
 
 
 def _columns(records: Sequence[Record], settings: Mapping[str, Any], examples: Mapping[str, Any]) -> list[Column]:
-    """Groups records by step; of two values for the same thing the later one counts."""
-    steps: dict[int, dict[str, dict[str, Record]]] = {}
+    """Groups records by the weights that they are about, in the order of their steps."""
+    states: dict[tuple[int, str], list[Record]] = {}
     for record in records:
-        steps.setdefault(record.step, {}).setdefault(record.task, {})[record.metric] = record
-    columns = []
-    for step in sorted(steps):
-        tasks = steps[step]
-        some = next(iter(next(iter(tasks.values())).values()))
-        latest = (step, some.weights_hash) == (settings.get("step"), settings.get("weights_hash"))
-        columns.append(
-            Column(
-                label=f"step {step}",
-                run=some.run,
-                step=step,
-                weights_hash=some.weights_hash,
-                scores={task: _scores(values) for task, values in tasks.items()},
-                examples=examples if latest else {},
-            )
+        states.setdefault((record.step, record.weights_hash), []).append(record)
+    steps = [step for step, _ in states]
+    latest = (settings.get("step"), settings.get("weights_hash"))
+    return [
+        Column(
+            label=f"step {step}" if steps.count(step) == 1 else f"step {step}, weights {weights[:8]}",
+            run=about[0].run,
+            step=step,
+            weights_hash=weights,
+            scores=_scores_by_task(about, settings.get("config_hash", "")),
+            examples=examples if (step, weights) == latest else {},
         )
-    return columns
+        for (step, weights), about in sorted(states.items(), key=lambda state: state[0][0])
+    ]
+
+
+def _scores_by_task(records: Sequence[Record], config_hash: str) -> dict[str, Scores]:
+    """Takes each task's scores from one evaluation: that of scores.json, since no record repeats it, or the last."""
+    tasks: dict[str, dict[str, dict[str, Record]]] = {}
+    for record in records:
+        tasks.setdefault(record.task, {}).setdefault(record.config_hash, {})[record.metric] = record
+    return {task: _scores(configs.get(config_hash) or [*configs.values()][-1]) for task, configs in tasks.items()}
 
 
 def _scores(values: Mapping[str, Record]) -> Scores:

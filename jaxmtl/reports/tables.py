@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxmtl.evals.files import write_whole
 from jaxmtl.evals.summary import headline
+from jaxmtl.files import write_whole
 from jaxmtl.reports.sources import Column, RunData
 from jaxmtl.tasks import metrics as text_metrics
 from jaxmtl.types import InputError, Scores
@@ -35,7 +35,7 @@ def compared(runs: Sequence[RunData]) -> list[Column]:
     for run in runs:
         for column in dict.fromkeys((0, len(run.columns) - 1)):
             chosen = run.columns[column]
-            label = "before training" if chosen.step == 0 and run.curves else chosen.label
+            label = "before training" if chosen.label == "step 0" and run.curves else chosen.label
             label = f"{chosen.run}, {label}" if len(runs) > 1 else label
             columns.append(dataclasses.replace(chosen, label=label))
     labels = [column.label for column in columns]
@@ -95,14 +95,15 @@ def overall_table(runs: Sequence[RunData]) -> "pd.DataFrame":
       runs: the runs.
 
     Returns:
-      A row for each step: run, step, tasks, n, and each metric.
+      A row for each evaluated state: run, step, weights (their hash), tasks, n, and each metric.
     """
     import pandas as pd
 
     rows = []
     for column in (column for run in runs for column in run.columns):
         total = text_metrics.overall(column.scores.values())
-        rows.append(dict(run=column.run, step=column.step, tasks=len(column.scores), n=total.n, **total.metrics))
+        what = dict(run=column.run, step=column.step, weights=column.weights_hash, tasks=len(column.scores))
+        rows.append(dict(what, n=total.n, **total.metrics))
     return pd.DataFrame(rows)
 
 

@@ -61,7 +61,7 @@ TASKS = {
 
 @pytest.fixture(scope="session")
 def store(tokenizer, tmp_path_factory):
-    """Three tasks of three categories, made with the writer that all stores are made with."""
+    """Three tasks of three categories in two splits, made with the writer that all stores are made with."""
     folder = tmp_path_factory.mktemp("store") / "store"
     with StoreWriter(folder, tokenizer, {"prompt": "bare"}) as writer:
         for name, (category, metric, examples) in TASKS.items():
@@ -71,5 +71,6 @@ def store(tokenizer, tmp_path_factory):
                 targets=[tokenizer.encode(references[0]) for _, references in examples],
                 references=[references for _, references in examples],
             )
-            writer.add(name, "test", rows, category=category, metric=metric, origin=name)
+            for split in ("test", "validation"):
+                writer.add(name, split, rows, category=category, metric=metric, origin=name)
         return writer.finish()

@@ -5,7 +5,7 @@ import pytest
 from jaxmtl.evals import files
 from jaxmtl.types import InputError, Record
 
-WHERE = dict(study="", run="r", seed=0, step=1, config_hash="", weights_hash="w", git_hash="")
+WHERE = dict(study="", split="test", run="r", seed=0, step=1, config_hash="", weights_hash="w", git_hash="")
 RECORD = Record(**WHERE, task="t", category="c", headline="rouge_l", metric="nll", value=1.5, n=2, time=1.0)
 
 

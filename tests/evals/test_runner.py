@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import types
 
 import jax
@@ -34,7 +35,9 @@ def calls(monkeypatch):
     def fake(pretrained, chunk, how, stage):
         names.extend(work.name for work in chunk)
         row = dict(nll=1.0, rouge_l=0.5, exact_match=0.0, prediction="x")
-        return {work.name: [dict(row, key=work.key, id=i) for i in range(work.count)] for work in chunk}
+        return {
+            work.name: [dict(row, key=work.key, split=work.split, id=i) for i in range(work.count)] for work in chunk
+        }
 
     monkeypatch.setattr(predictions, "predict", fake)
     return names
@@ -47,6 +50,7 @@ def test_predictions_hold_what_model_and_metrics_give(folder, pretrained, store)
         examples = store.examples(task, "test")
         prompts = [pretrained.tokenizer.decode(examples.row(i)[0]) for i in range(len(examples))]
         assert [row["inputs"] for row in rows] == prompts
+        assert {row["split"] for row in rows} == {"test"}
         assert [row["id"] for row in rows] == [f"{task}-{i}" for i in range(COUNTS[task])]
         assert [row["prediction"] for row in rows] == generation.generate(pretrained, prompts, max_tokens=5)
         first = [row["references"][0] for row in rows]
@@ -86,7 +90,7 @@ def test_records_hold_one_line_for_each_task_and_metric(folder, pretrained, stor
     records = files.read_records(folder / "records.jsonl")
     assert {(r.task, r.metric) for r in records} == {(t, m) for t in COUNTS for m in ("rouge_l", "exact_match", "nll")}
     assert len(records) == 9
-    assert {(r.run, r.seed, r.step, r.config_hash, r.git_hash) for r in records} == {("toy", 3, 20, "c", "g")}
+    assert {(r.run, r.split, r.seed, r.step, r.config_hash) for r in records} == {("toy", "test", 3, 20, "c")}
     assert all(r.n == COUNTS[r.task] for r in records)
 
 
@@ -162,6 +166,20 @@ def test_finished_tasks_survive_a_kill_and_are_not_repeated(pretrained, store, c
     evaluate(pretrained, store, tmp_path)
     assert calls == ["task2_wet", "task3_count"]
     assert len(files.read_records(tmp_path / "records.jsonl")) == 9
+
+
+@pytest.mark.parametrize("gone", ["nothing", "records.jsonl", "predictions"])
+def test_results_of_two_splits_do_not_share_a_folder(pretrained, store, calls, tmp_path, gone):
+    evaluate(pretrained, store, tmp_path)
+    if gone == "predictions":
+        shutil.rmtree(tmp_path / gone)
+    elif gone != "nothing":
+        (tmp_path / gone).unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    del calls[:]
+    with pytest.raises(InputError, match="holds results of split 'test'; evaluate split 'validation' into another RUN"):
+        runner.evaluate(pretrained, store, "validation", tmp_path)
+    assert calls == [] and before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
 def test_chunks_hold_several_tasks_and_every_task_once(pretrained, store, tmp_path, monkeypatch):

@@ -26,6 +26,22 @@ def test_the_later_of_two_records_of_the_same_thing_counts(make_run):
     assert column.scores["task_a"].metrics["rouge_l"] == 60.0
 
 
+def test_other_weights_of_the_same_step_have_a_column_of_their_own(make_run):
+    make_run(steps=(10,), weights="aaaaaaaaaa")
+    run = sources.read_run(make_run(steps=(10,), weights="bbbbbbbbbb", scale=0.05, config="d"))
+    assert [column.label for column in run.columns] == ["step 10, weights aaaaaaaa", "step 10, weights bbbbbbbb"]
+    assert [column.scores["task_a"].metrics["rouge_l"] for column in run.columns] == [50, 25]
+    assert [bool(column.examples) for column in run.columns] == [False, True]
+
+
+def test_an_evaluation_done_once_more_counts_though_its_records_are_older(make_run):
+    for config, scale in (("a", 0.1), ("b", 0.05), ("a", 0.1)):
+        folder = make_run(steps=(10,), config=config, scale=scale)
+    (column,) = sources.read_run(folder).columns
+    assert column.scores["task_a"].metrics["rouge_l"] == 50
+    assert column.examples["task_a"]["rouge_l"] == [0, 100]
+
+
 def test_curves_leave_out_what_is_not_finite_and_the_line_being_written(make_run):
     folder = make_run()
     with open(folder / "metrics.jsonl", "a") as file:
