@@ -28,8 +28,8 @@ DEFAULT_CATEGORY = "Other"
 class Fractions:
     """How to split a task whose rows name no split: "train", "validation" and "test".
 
-    Rows with the same input always go to the same split. With three different inputs or more, each split whose
-    fraction is above 0 gets at least one.
+    Rows with the same input always go to the same split. "train" always gets at least one input; with three different
+    inputs or more, so does each other split whose fraction is above 0.
 
     Attributes:
       validation: part of the different inputs.
@@ -65,7 +65,7 @@ class Fractions:
             rows.setdefault(example.inputs, []).append(index)
         groups = list(rows.values())
         order = [groups[index] for index in seeded_order(len(groups), self.seed, name, "split")]
-        num_test, num_validation = (self._number(part, len(order)) for part in (self.test, self.validation))
+        num_test, num_validation = self._numbers(len(order))
         parts = {
             "train": order[num_test + num_validation :],
             "validation": order[num_test : num_test + num_validation],
@@ -73,10 +73,13 @@ class Fractions:
         }
         return {split: tuple(i for group in part for i in group) for split, part in parts.items() if part}
 
-    @staticmethod
-    def _number(fraction: float, count: int) -> int:
-        least = 1 if fraction > 0 and count >= 3 else 0
-        return max(least, int(count * fraction))
+    def _numbers(self, count: int) -> tuple[int, int]:
+        """Returns how many of the different inputs are for "test" and for "validation"."""
+        least = 1 if count >= 3 else 0
+        test, validation = (max(least, int(count * part)) if part else 0 for part in (self.test, self.validation))
+        # What the least number adds may be the one that training needs; the larger split gives it back.
+        excess = max(0, test + validation - (count - 1))
+        return (test - excess, validation) if test >= validation else (test, validation - excess)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

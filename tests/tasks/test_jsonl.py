@@ -1,12 +1,12 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from jaxmtl.tasks import jsonl
 from jaxmtl.tasks.spec import Demonstration
-from jaxmtl.types import InputError, UnknownNameError
+from jaxmtl.types import Example, InputError, UnknownNameError
 
 
 @pytest.fixture
@@ -94,6 +94,19 @@ def test_fractions_of_nought_give_no_split(write):
     tasks = jsonl.load(write(*map(row, range(9))), splits=jsonl.Fractions(validation=0, test=0.5))
     assert {name: len(indices) for name, indices in tasks["mine"].splits.items()} == {"train": 5, "test": 4}
     assert set(jsonl.load(write(row(0), row(1)))["mine"].splits) == {"train"}
+
+
+@given(st.integers(1, 40), st.floats(0, 1, exclude_max=True), st.floats(0, 1, exclude_max=True))
+@example(3, 0.9, 0.05)
+@example(3, 0.05, 0.9)
+def test_something_is_always_left_to_train_on(count, test, validation):
+    assume(test + validation < 1)
+    examples = tuple(Example(id=str(n), inputs=f"x{n}", targets=("y",)) for n in range(count))
+    splits = jsonl.Fractions(validation=validation, test=test).splits("mine", examples)
+    assert "train" in splits
+    if count >= 3:
+        assert set(splits) == {"train", *(["test"] if test else []), *(["validation"] if validation else [])}
+    assert sorted(index for part in splits.values() for index in part) == list(range(count))
 
 
 @pytest.mark.parametrize("fractions", [{"test": 1.0}, {"validation": -0.1}, {"test": float("nan")}])
