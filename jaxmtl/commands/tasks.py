@@ -5,8 +5,6 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jaxmtl.types import InputError
-
 if TYPE_CHECKING:
     from jaxmtl.tasks.spec import TaskSpec
 
@@ -33,10 +31,6 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     """
     from jaxmtl.tasks import catalog
 
-    if arguments.data_dir is None and arguments.collection in ("sni", "jsonl"):
-        raise InputError(
-            f"collection {arguments.collection} needs its folder: jaxmtl tasks {arguments.collection} FOLDER"
-        )
     options = {"task_list": arguments.task_list} if arguments.task_list else {}
     tasks = catalog.load(arguments.collection, arguments.data_dir, **options)
     if arguments.json:

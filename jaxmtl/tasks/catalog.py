@@ -7,10 +7,10 @@ from typing import Any, NoReturn
 
 from jaxmtl.tasks import jsonl, sni, toy
 from jaxmtl.tasks.spec import TaskSpec
-from jaxmtl.types import unknown_name
+from jaxmtl.types import InputError, unknown_name
 
 READERS: dict[str, Callable[..., dict[str, TaskSpec]]] = {"jsonl": jsonl.load, "sni": sni.load, "toy": toy.load}
-"""Collection name to its reader: a function of (data_dir, **options)."""
+"""Collection name to its reader: a function of (data_dir, **options); `data_dir` has a default where none is needed."""
 
 
 class Tasks(dict[str, TaskSpec]):
@@ -33,15 +33,21 @@ def load(collection: str, data_dir: str | Path | None, **options: Any) -> Tasks:
 
     Raises:
       UnknownNameError: if the collection or an option is unknown; names the closest ones.
-      InputError: if the data is bad.
+      InputError: if a folder is missing, or given to a collection that has none, or the data is bad.
     """
     if collection not in READERS:
         raise unknown_name("collection", collection, READERS)
     reader = READERS[collection]
-    known = [name for name in inspect.signature(reader).parameters if name != "data_dir"]
+    parameters = inspect.signature(reader).parameters
+    known = [name for name in parameters if name != "data_dir"]
     for option in options:
         if option not in known:
             raise unknown_name(f"option of collection {collection!r}", option, known)
+    if data_dir is None and parameters["data_dir"].default is inspect.Parameter.empty:
+        raise InputError(
+            f"collection {collection!r} needs its folder: give data_dir (jaxmtl tasks {collection} FOLDER, or "
+            "--gin.DATA_DIR=FOLDER)"
+        )
     return Tasks(reader(data_dir, **options))
 
 

@@ -31,7 +31,7 @@ def load(data_dir: str | Path | None = None, *, num_examples: int = 200, seed: i
     "test" (4 of 5) and "fewshot" (1 of 5). No input comes twice in a task, demonstrations included.
 
     Args:
-      data_dir: not used, as there are no files; there because every reader has it.
+      data_dir: must be None, as there are no files; there because every reader has it.
       num_examples: examples of each task, demonstrations not counted.
       seed: seed of the examples; demonstrations change with it too.
 
@@ -39,8 +39,12 @@ def load(data_dir: str | Path | None = None, *, num_examples: int = 200, seed: i
       Task name to task: first the training tasks, then the unseen ones.
 
     Raises:
-      InputError: if `num_examples` is below 10 or above what a task can give.
+      InputError: if `num_examples` is below 10 or above what a task can give, or a folder is given.
     """
+    if data_dir is not None:
+        raise InputError(
+            f"toy collection with folder {str(data_dir)!r}; its tasks are made by code, leave the folder out"
+        )
     if num_examples < MIN_EXAMPLES:
         raise InputError(f"toy collection with {num_examples} examples a task; expected at least {MIN_EXAMPLES}")
     tenth, fifth = num_examples // 10, num_examples // 5

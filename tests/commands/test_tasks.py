@@ -35,7 +35,8 @@ def test_the_table_shows_a_file_of_ones_own(tmp_path, capsys):
         (["tasks", "toyy"], "unknown collection 'toyy'; closest: toy"),
         (["tasks", "jsonl", "/no/such.jsonl"], "/no/such.jsonl"),
         (["tasks", "sni", "/no/such/folder"], "/no/such/folder"),
-        (["tasks", "sni"], "needs its folder: jaxmtl tasks sni FOLDER"),
+        (["tasks", "sni"], "'sni' needs its folder: give data_dir (jaxmtl tasks sni FOLDER"),
+        (["tasks", "toy", "mine.jsonl"], "'mine.jsonl'; its tasks are made by code"),
         (["tasks", "toy", "--task_list=x"], "task_list"),
     ],
 )

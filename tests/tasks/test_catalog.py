@@ -29,8 +29,15 @@ def test_unknown_tasks_name_the_closest():
     [
         (lambda: catalog.load("toys", None), "unknown collection 'toys'; closest: toy"),
         (lambda: catalog.load("toy", None, sed=1), "unknown option of collection 'toy' 'sed'; closest: seed"),
-        (lambda: catalog.load("sni", None), "SNI folder 'None' is not there"),
-        (lambda: catalog.load("jsonl", None), "is not there"),
+        (
+            lambda: catalog.load("sni", None),
+            r"collection 'sni' needs its folder: give data_dir .*--gin.DATA_DIR=FOLDER",
+        ),
+        (lambda: catalog.load("jsonl", None), "collection 'jsonl' needs its folder"),
+        (
+            lambda: catalog.load("toy", "some/folder"),
+            "toy collection with folder 'some/folder'; .* leave the folder out",
+        ),
     ],
 )
 def test_mistakes_are_input_errors(call, message):
