@@ -17,6 +17,7 @@ import re
 import sys
 import tokenize
 import traceback
+import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
@@ -281,7 +282,8 @@ def make_parser() -> argparse.ArgumentParser:
         verb = verbs.add_parser(name, help=command.HELP, description=command.HELP)
         command.add_arguments(verb)
         verb.set_defaults(run_verb=main)
-        verb.add_argument("--gin_file", action="append", default=[], help="gin file, repeatable; later ones override")
+        gin_help = "gin file, repeatable; later ones override" if _takes_gin(command) else argparse.SUPPRESS
+        verb.add_argument("--gin_file", action="append", default=[], help=gin_help)
         verb.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
         verb.add_argument(
             "--coordinator", help="HOST:PORT of process 0, for runs on many hosts; 'auto' on TPU and SLURM"
@@ -321,8 +323,9 @@ def join_hosts(arguments: argparse.Namespace) -> None:
         jax.distributed.initialize(**address, initialization_timeout=HOSTS_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise InputError(
-            f"the hosts did not find each other ({str(error).splitlines()[0]}); start the same command on every host "
-            f"within {HOSTS_TIMEOUT} s, each with its own --process_id, and check that the coordinator's port is open"
+            f"the hosts did not find each other ({(str(error).splitlines() or [type(error).__name__])[0]}); start the "
+            f"same command on every host within {HOSTS_TIMEOUT} s, each with its own --process_id, and check that the "
+            "coordinator's port is open"
         ) from error
     print(f"process {jax.process_index()} of {jax.process_count()}", file=sys.stderr, flush=True)
 
@@ -341,6 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser().parse_args([word for word in words if not word.startswith("--gin.")])
     command = importlib.import_module(f"jaxmtl.commands.{arguments.verb}")
     try:
+        _check_gin(command, arguments, bindings)
         join_hosts(arguments)
         config = GinConfig(arguments.gin_file, bindings) if arguments.gin_file else None
         return command.run(arguments, config)
@@ -356,6 +360,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _takes_gin(command: types.ModuleType) -> bool:
+    """Returns whether a verb reads gin files: `TAKES_GIN` in its module says so."""
+    return getattr(command, "TAKES_GIN", False)
+
+
+def _check_gin(command: types.ModuleType, arguments: argparse.Namespace, bindings: Sequence[str]) -> None:
+    """Refuses settings for a verb that would not read them."""
+    flags = [*(f"--gin_file={file}" for file in arguments.gin_file), *(f"--gin.{binding}" for binding in bindings)]
+    if flags and not _takes_gin(command):
+        raise InputError(f"{flags[0]}: {arguments.verb} takes no gin settings; see jaxmtl {arguments.verb} --help")
 
 
 def _one_line(error: Exception) -> str:

@@ -61,6 +61,24 @@ def test_a_verb_without_gin_files_says_what_to_give(verb, flags, capsys):
     assert f"{verb} needs gin files" in one_line_error(capsys, [verb, *flags])
 
 
+@pytest.mark.parametrize("flag", ["--gin.STEPS=5", "--gin_file=runs/evaluate.gin"])
+@pytest.mark.parametrize(
+    "words", [["demo"], ["tasks", "toy"], ["convert", "a", "b"], ["info"], ["report", "a"]], ids=lambda words: words[0]
+)
+def test_a_verb_without_gin_settings_refuses_them(words, flag, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = one_line_error(capsys, [*words, flag])
+    assert line == f"error: {flag}: {words[0]} takes no gin settings; see jaxmtl {words[0]} --help\n"
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_shows_gin_files_where_they_are_read(verb, capsys):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    assert ("--gin_file" in capsys.readouterr().out) == (verb in ("cache", "train", "evaluate"))
+
+
 MISTAKES = {
     "parameter": (IMPORTS + 'evaluate_command.evaluate.stuby = "x"\n', "line 3", "closest: study"),
     "name in a module": (IMPORTS + 'evaluate_command.evaluat.study = "x"\n', "line 3", "closest: evaluate"),
@@ -221,16 +239,19 @@ def test_flags_for_many_hosts_are_checked_before_anyone_waits(flags, hint, capsy
     assert hint in one_line_error(capsys, ["info", *flags])
 
 
-def test_hosts_that_do_not_answer_are_told(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "text, shown", [("DEADLINE_EXCEEDED: no answer\nmore", "DEADLINE_EXCEEDED: no answer"), ("", "RuntimeError")]
+)
+def test_hosts_that_do_not_answer_are_told(monkeypatch, capsys, text, shown):
     def initialize(**options):
         assert options["initialization_timeout"] == main_module.HOSTS_TIMEOUT
-        raise RuntimeError("DEADLINE_EXCEEDED: no answer\nmore")
+        raise RuntimeError(text)
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     assert main(["info", "--coordinator=10.0.0.1:1234", "--num_processes=2", "--process_id=1"]) == 1
     waiting, error = capsys.readouterr().err.splitlines()
     assert waiting == "waiting for the other processes (coordinator 10.0.0.1:1234) ..."
-    assert "hosts did not find each other (DEADLINE_EXCEEDED: no answer); start the same command on every host" in error
+    assert f"hosts did not find each other ({shown}); start the same command on every host" in error
 
 
 @pytest.mark.slow

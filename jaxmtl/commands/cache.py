@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from jaxmtl.feed.store import TokenStore
 
 HELP = "tokenise a mixture of tasks into a token store"
+TAKES_GIN = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

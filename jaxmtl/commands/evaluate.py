@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxmtl.weights import Pretrained
 
 HELP = "score a model on tasks: NLL, ROUGE-L, exact match"
+TAKES_GIN = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jaxmtl.training.validation import ValidationLoss
 
 HELP = "train a model on a token store"
+TAKES_GIN = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

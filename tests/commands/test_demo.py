@@ -24,10 +24,3 @@ def test_the_demo_goes_the_whole_way_and_every_command_it_shows_can_be_typed(tmp
     assert {record["step"] for record in records} == {0, 4}
     assert main(commands[-2]) == 0  # typed once more, it has nothing left to do
     assert len((folder / "run" / "records.jsonl").read_text().splitlines()) == len(records)
-
-
-def test_the_demo_takes_no_gin_files(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["demo", "--gin_file=runs/evaluate.gin", *(f"--gin.{n}=x" for n in ("STORE", "RUN_DIR", "CHECKPOINT"))])
-    assert "demo takes no gin files" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
