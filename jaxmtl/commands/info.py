@@ -2,8 +2,11 @@
 
 import argparse
 import importlib.metadata
+import pathlib
 import platform
 from typing import Any
+
+from jaxmtl.commands.progress import shown
 
 HELP = "show versions and devices, or what a model folder or token store holds"
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pyarrow", "tokenizers", "sentencepiece", "gin-config")
@@ -43,23 +46,19 @@ def versions() -> list[str]:
 
 
 def describe(folder: str) -> list[str]:
-    """Returns lines on what a folder holds.
+    """Returns lines on what a folder holds; reads all files of a token store to see whether they are whole.
 
     Args:
       folder: token store, run folder, Hugging Face folder or hub id.
+
+    Returns:
+      The lines.
+
+    Raises:
+      InputError: if the folder holds none of these, or something damaged.
     """
-    import pathlib
-
     if (pathlib.Path(folder) / "manifest.json").exists():
-        from jaxmtl.commands.cache import describe as describe_store
-        from jaxmtl.feed.store import TokenStore
-
-        store = TokenStore(folder)
-        vocabulary = store.manifest.vocabulary
-        return [
-            f"token store of vocabulary {vocabulary.fingerprint[:12]}, {vocabulary.size} tokens",
-            describe_store(store),
-        ]
+        return _describe_store(folder)
     import jax
 
     from jaxmtl.weights import load_module, step_of
@@ -70,6 +69,21 @@ def describe(folder: str) -> list[str]:
     fields = ", ".join(f"{name} {value}" for name, value in vars(module.config).items() if not callable(value))
     step = step_of(folder)
     return [f"{type(module).__name__} of {count:,} parameters" + (f", step {step}" if step else ""), fields]
+
+
+def _describe_store(folder: str) -> list[str]:
+    from jaxmtl.commands.cache import describe as describe_splits
+    from jaxmtl.feed.store import TokenStore
+
+    store = TokenStore(folder)
+    with shown("checking") as update:
+        store.verify(update)
+    vocabulary = store.manifest.vocabulary
+    return [
+        f"token store of vocabulary {vocabulary.fingerprint[:12]}, {vocabulary.size} tokens",
+        describe_splits(store),
+        f"whole: {sum(map(len, store.manifest.splits.values()))} files have the checksums they were written with",
+    ]
 
 
 def _version(package: str) -> str:

@@ -1,5 +1,6 @@
 import csv
 import importlib.metadata
+import shutil
 
 import pytest
 from short_runs import MODEL, evaluate_words
@@ -24,6 +25,21 @@ def test_info_tells_what_a_folder_holds(store, run_dir, tmp_path, capsys):
     assert text.startswith("T5 of ") and "step 4" in text and "embed_dim 16" in text
     output(capsys, "convert", str(run_dir), str(tmp_path / "hf"))
     assert output(capsys, "info", str(tmp_path / "hf")).splitlines()[0] == text.splitlines()[0].removesuffix(", step 4")
+
+
+def test_info_reads_a_store_whole(store, tmp_path, capsys):
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    assert main(["info", str(copy)]) == 0
+    printed = capsys.readouterr()
+    files = list(copy.rglob("*.arrow"))
+    assert f"whole: {len(files)} files" in printed.out and f"{len(files)}/{len(files)}" in printed.err
+    damaged = bytearray(files[0].read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    files[0].write_bytes(damaged)
+    assert main(["info", str(copy)]) == 1
+    printed = capsys.readouterr()
+    assert str(files[0]) in printed.err and "checksum" in printed.err and printed.out == ""
 
 
 @pytest.mark.parametrize("verb", ["info", "report"])
