@@ -72,6 +72,32 @@ def rsqrt(*, peak: float, hold_steps: int, warmup_steps: int = 0) -> Schedule:
     return _after_warmup(peak, warmup_steps, lambda step: peak * jnp.sqrt(hold_steps / jnp.maximum(step, hold_steps)))
 
 
+def task_clock(schedule: Schedule, *, every: int = 3) -> Schedule:
+    """Lets a schedule count task steps only, where one text step follows every `every` task steps.
+
+    The rate then falls as in a run without text: task step i has the rate of `schedule` at i, and so has the text step
+    before it. Without this wrapper a schedule counts all steps alike.
+
+    Args:
+      schedule: maps the number of earlier task steps to the rate; its number of steps is that of task steps.
+      every: task steps before each text step, as in `jaxmtl.feed.interleave`.
+
+    Returns:
+      Maps the optimiser's step to the rate.
+
+    Raises:
+      InputError: if `every` is below 1.
+    """
+    if every < 1:
+        raise InputError(f"task_clock: every is {every}; expected at least 1")
+
+    def clock(step: jax.Array | int) -> jax.Array:
+        step = jnp.asarray(step)  # whole numbers until the last: float32 cannot count beyond 2^24
+        return schedule(step // (every + 1) * every + jnp.minimum(step % (every + 1), every))
+
+    return clock
+
+
 def _check(num_steps: int, warmup_steps: int) -> None:
     if not 0 <= warmup_steps < num_steps:
         raise InputError(

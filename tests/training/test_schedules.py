@@ -1,5 +1,6 @@
 import math
 
+import jax
 import pytest
 
 from jaxmtl.training import schedules
@@ -40,3 +41,28 @@ def test_a_warmup_that_does_not_fit_is_refused(warmup_steps):
 def test_rsqrt_refuses_to_hold_for_no_step():
     with pytest.raises(InputError, match="hold_steps"):
         schedules.rsqrt(peak=1.0, hold_steps=0)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_a_task_clock_counts_task_steps_only(every):
+    clock = schedules.task_clock(lambda step: step, every=every)
+    done = 0
+    for step in range(40):
+        assert int(clock(step)) == int(jax.jit(clock)(step)) == done
+        done += step % (every + 1) != every
+
+
+def test_task_steps_have_the_rates_of_a_run_without_text():
+    alone = schedules.linear(peak=1.0, num_steps=30, warmup_steps=5)
+    mixed = schedules.task_clock(alone, every=3)
+    assert [float(mixed(step)) for step in range(40) if step % 4 < 3] == [float(alone(step)) for step in range(30)]
+
+
+def test_a_task_clock_is_exact_late_in_a_run():
+    clock = schedules.task_clock(lambda step: step, every=3)
+    assert int(clock(4 * 10_000_001)) == 30_000_003
+
+
+def test_a_task_clock_refuses_no_task_step():
+    with pytest.raises(InputError, match="task_clock: every is 0"):
+        schedules.task_clock(schedules.constant(rate=1.0), every=0)
