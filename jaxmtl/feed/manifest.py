@@ -114,17 +114,23 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"token store manifest {file} cannot be read ({error}); make the store again") from error
+        raise InputError(
+            f"token store manifest {file} cannot be read ({error}); remove the folder and cache again"
+        ) from error
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise InputError(f"{file} does not describe a token store; expected format {FORMAT!r}")
     if value.get("version") != VERSION:
-        raise InputError(f"{file}: version {value.get('version')!r}, expected {VERSION}; make the store again")
+        raise InputError(
+            f"{file}: version {value.get('version')!r}, expected {VERSION}; remove the folder and cache again"
+        )
     try:
         return _manifest(value, file)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"token store manifest {file} is damaged ({error}); make the store again") from error
+        raise InputError(
+            f"token store manifest {file} is damaged ({error}); remove the folder and cache again"
+        ) from error
 
 
 def differences(found: object, asked: object, where: str = "") -> Iterator[tuple[str, object, object]]:

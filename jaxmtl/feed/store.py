@@ -230,14 +230,13 @@ class TokenStore:
           progress: called with (files done, files in all, file).
 
         Raises:
-          InputError: if a file has changed; names it.
+          InputError: if a file has changed or cannot be read; names it and what to do.
         """
         entries = [entry for tasks in self.manifest.splits.values() for entry in tasks.values()]
         for number, entry in enumerate(entries, start=1):
             self._check_size(entry)
-            with (self.folder / entry.file).open("rb") as content:
-                if hashlib.file_digest(content, "sha256").hexdigest() != entry.sha256:
-                    raise _damaged(self.folder / entry.file, "its checksum is not the manifest's")
+            if _checksum(self.folder / entry.file) != entry.sha256:
+                raise _damaged(self.folder / entry.file, "its checksum is not the manifest's")
             if progress is not None:
                 progress(number, len(entries), entry.file)
         self.tokenizer()
@@ -307,5 +306,17 @@ def _ragged_views(column: pa.LargeListArray, file: Path) -> tuple[np.ndarray, np
     return values, ends
 
 
+def _checksum(file: Path) -> str:
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        raise _damaged(file, error.strerror or str(error)) from error
+
+
 def _damaged(file: Path, reason: str) -> InputError:
-    return InputError(f"token store file {file} is damaged or missing ({reason}); make the store again")
+    # Caching opens a store that is there instead of making it again, so it must go first.
+    return InputError(
+        f"token store file {file} is damaged or missing ({reason}); remove the store's folder and make it again with "
+        "`jaxmtl cache` (`jaxmtl info STORE` checks a whole store)"
+    )

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import functools
 import json
 import pathlib
@@ -174,13 +175,24 @@ def test_the_stored_tokenizer_is_the_one_it_was_made_with(store: TokenStore, tok
 def test_verify_finds_a_changed_byte(copy: pathlib.Path) -> None:
     told: list[tuple[int, int, str]] = []
     TokenStore(copy).verify(lambda *args: told.append(args))
-    assert told[-1][:2] == (7, 7)
+    assert told[0] == (1, 7, "train/task001_first.arrow") and told[-1] == (7, 7, "test/a.arrow")
     file = copy / "train" / "a.arrow"
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
     store = TokenStore(copy)
-    with pytest.raises(InputError, match=r"a\.arrow is damaged .*checksum"):
+    with pytest.raises(InputError, match=r"a\.arrow is damaged .*checksum.*remove .*`jaxmtl info STORE`"):
+        store.verify()
+
+
+def test_verify_names_a_file_that_cannot_be_read(copy: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TokenStore(copy)
+
+    def fail(*args: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pathlib.Path, "open", fail)
+    with pytest.raises(InputError, match=r"train/task001_first\.arrow is damaged or missing \(Input/output error\)"):
         store.verify()
 
 
