@@ -1,8 +1,9 @@
 """Attention over whole sequences, computed in the way that suits the backend; all ways give the same numbers.
 
-A way is a function of `query [B,T,H,K]`, `key` and `value [B,S,H,K]`, `bias` float32 [H,T,S] (shared by the batch),
-`mask` bool [B,S] (True on keys to see) and `keep` float [B,H,S] (a dropout mask over keys, already scaled); the last
-three may be None. Scores are not divided by the root of the head width: families that want this scale the query.
+A way is a function of `query [B,T,H,K]`, `key` and `value [B,S,H,K]`, `bias` float32 [H or 1,T,S] (shared by the
+batch), `mask` (a `Mask`: padding, and the segments of packed rows) and `keep` float [B,H,S] (a dropout mask over keys,
+already scaled); the last three may be None. A query that sees no key gets 0, and no gradient goes through it. Scores
+are not divided by the root of the head width: families that want this scale the query.
 Letters: B batch, T query length, S key length, H heads, K head width.
 """
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxmtl.models.layers import mask_to_bias
+from jaxmtl.models.masks import Mask, mask_to_bias, visible
 from jaxmtl.models.row_attention import SAVED_NAME, attend_by_rows
 
 Attention = Callable[..., jax.Array]
@@ -26,7 +27,7 @@ def einsum_attention(
     key: jax.Array,
     value: jax.Array,
     bias: jax.Array | None = None,
-    mask: jax.Array | None = None,
+    mask: Mask | None = None,
     keep: jax.Array | None = None,
 ) -> jax.Array:
     """Attends with two einsums over the whole batch, which GPU and TPU compilers fuse well.
@@ -35,8 +36,8 @@ def einsum_attention(
       query: [B, T, H, K].
       key: [B, S, H, K].
       value: [B, S, H, K].
-      bias: float32 [H, T, S], added to the scores.
-      mask: bool [B, S], True on keys to see.
+      bias: float32 [H or 1, T, S], added to the scores.
+      mask: which keys each query may see.
       keep: float [B, H, S], multiplied into the weights.
 
     Returns:
@@ -45,12 +46,16 @@ def einsum_attention(
     scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
-    if mask is not None:
-        scores = scores + mask_to_bias(mask)[:, None, None, :]
+    seen = None if mask is None else visible(mask)
+    if seen is not None:
+        scores = scores + mask_to_bias(seen)[:, None]
     weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
     if keep is not None:
         weights = weights * keep[:, :, None, :].astype(query.dtype)
-    return checkpoint_name(jnp.einsum("bhts,bshk->bthk", weights, value), SAVED_NAME)
+    mixed = jnp.einsum("bhts,bshk->bthk", weights, value)
+    if seen is not None:
+        mixed = jnp.where(seen.any(-1)[..., None, None], mixed, 0)
+    return checkpoint_name(mixed, SAVED_NAME)
 
 
 def cached_attention(
@@ -58,7 +63,7 @@ def cached_attention(
     key: jax.Array,
     value: jax.Array,
     bias: jax.Array | None = None,
-    mask: jax.Array | None = None,
+    mask: Mask | None = None,
     keep: jax.Array | None = None,
 ) -> jax.Array:
     """Attends row by row where the scores of the whole batch do not fit a CPU's cache.
@@ -69,8 +74,7 @@ def cached_attention(
     if batch * heads * queries * key.shape[1] <= CACHED_SCORES:
         return einsum_attention(query, key, value, bias, mask, keep)
     turned = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
-    mask_bias = None if mask is None else mask_to_bias(mask)
-    return jnp.swapaxes(attend_by_rows(*turned, bias, mask_bias, keep), 1, 2)
+    return jnp.swapaxes(attend_by_rows(*turned, bias, mask, keep), 1, 2)
 
 
 def attend(
@@ -78,7 +82,7 @@ def attend(
     key: jax.Array,
     value: jax.Array,
     bias: jax.Array | None = None,
-    mask: jax.Array | None = None,
+    mask: Mask | None = None,
     keep: jax.Array | None = None,
 ) -> jax.Array:
     """Attends in the way that is fastest on the platform the program is compiled for.

@@ -10,7 +10,6 @@ from typing import cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 Initializer = Callable[..., jax.Array]
 
@@ -219,11 +218,3 @@ class RelativeBias(nn.Module):
             max_distance=self.max_distance,
         )
         return jnp.take(table.T, buckets, axis=1)
-
-
-def mask_to_bias(mask: jax.Array) -> jax.Array:
-    """Turns a boolean mask into float32: 0 where True, the most negative finite float32 where False.
-
-    A finite value keeps a fully masked row free of NaN.
-    """
-    return jnp.where(mask, 0.0, np.finfo(np.float32).min)

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from jaxmtl.models.masks import HIDDEN, Mask, mask_to_bias, visible
+
 SAVED_NAME = "attention"
 """What rematerialisation calls the result of attention and the numbers per query that its gradient needs."""
 
@@ -21,7 +23,7 @@ def attend_by_rows(
     key: jax.Array,
     value: jax.Array,
     bias: jax.Array | None,
-    mask_bias: jax.Array | None,
+    mask: Mask | None,
     keep: jax.Array | None,
 ) -> jax.Array:
     """Attends row by row; there is a gradient for the first four arguments, none for the masks.
@@ -30,39 +32,41 @@ def attend_by_rows(
       query: [B, H, T, K].
       key: [B, H, S, K].
       value: [B, H, S, K].
-      bias: float32 [H, T, S], added to the scores of every row, or None.
-      mask_bias: float32 [B, S], added to the scores of every head and query, or None.
+      bias: float32 [H or 1, T, S], added to the scores of every row, or None.
+      mask: which keys each query may see, or None.
       keep: float [B, H, S], multiplied into the weights, or None.
 
     Returns:
-      [B, H, T, K] in the query's dtype; softmax is taken in float32.
+      [B, H, T, K] in the query's dtype, 0 for queries that see no key; softmax is taken in float32.
 
     Source: Dao et al. 2022, algorithms 1 and 4, with a whole row as the block.
     """
-    return _forward(query, key, value, bias, mask_bias, keep)[0]
+    return _forward(query, key, value, bias, mask, keep)[0]
 
 
-def _forward(query: Any, key: Any, value: Any, bias: Any, mask_bias: Any, keep: Any) -> tuple[jax.Array, tuple]:
+def _forward(query: Any, key: Any, value: Any, bias: Any, mask: Any, keep: Any) -> tuple[jax.Array, tuple]:
     def one_row(row: tuple) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        query, key, value, mask_bias, keep = row
-        scores = _scores(query, key, bias, mask_bias)
+        query, key, value, mask, keep = row
+        scores = _scores(query, key, bias, mask)
         top = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
+        # Dividing by infinity, here and in the backward pass, gives weight 0 to all keys of a query that sees none.
+        total = jnp.where(top > HIDDEN / 2, total, jnp.inf)
         mixed = jnp.einsum("hts,hsk->htk", weights.astype(value.dtype), _kept(value, keep))
         return (mixed / total).astype(query.dtype), (top, total)
 
-    rows = jax.lax.map(one_row, (query, key, value, mask_bias, keep))
+    rows = jax.lax.map(one_row, (query, key, value, mask, keep))
     mixed, softmax = checkpoint_name(rows, SAVED_NAME)
-    return mixed, (query, key, value, bias, mask_bias, keep, mixed, softmax)
+    return mixed, (query, key, value, bias, mask, keep, mixed, softmax)
 
 
 def _backward(saved: tuple, cotangent: jax.Array) -> tuple:
-    query, key, value, bias, mask_bias, keep, mixed, softmax = saved
+    query, key, value, bias, mask, keep, mixed, softmax = saved
 
     def one_row(bias_grad: jax.Array | None, row: tuple) -> tuple[jax.Array | None, tuple]:
-        query, key, value, mask_bias, keep, mixed, (top, total), grad = row
-        weights = jnp.exp(_scores(query, key, bias, mask_bias) - top) / total
+        query, key, value, mask, keep, mixed, (top, total), grad = row
+        weights = jnp.exp(_scores(query, key, bias, mask) - top) / total
         value_grad = _kept(jnp.einsum("hts,htk->hsk", weights.astype(grad.dtype), grad), keep)
         weights_grad = jnp.einsum("htk,hsk->hts", grad, _kept(value, keep), preferred_element_type=jnp.float32)
         # The softmax's own gradient: what all weights of a query share drops out.
@@ -70,10 +74,10 @@ def _backward(saved: tuple, cotangent: jax.Array) -> tuple:
         scores_grad = weights * (weights_grad - shared)
         low = scores_grad.astype(query.dtype)
         grads = (jnp.einsum("hts,hsk->htk", low, key), jnp.einsum("hts,htk->hsk", low, query), value_grad)
-        return (None if bias_grad is None else bias_grad + scores_grad), grads
+        return (None if bias_grad is None else bias_grad + _over_heads(scores_grad, bias_grad.shape[0])), grads
 
     start = None if bias is None else jnp.zeros_like(bias)
-    rows = (query, key, value, mask_bias, keep, mixed, softmax, cotangent)
+    rows = (query, key, value, mask, keep, mixed, softmax, cotangent)
     bias_grad, (query_grad, key_grad, value_grad) = jax.lax.scan(one_row, start, rows)
     return query_grad, key_grad, value_grad, bias_grad, None, None
 
@@ -81,14 +85,19 @@ def _backward(saved: tuple, cotangent: jax.Array) -> tuple:
 attend_by_rows.defvjp(_forward, _backward)
 
 
-def _scores(query: jax.Array, key: jax.Array, bias: jax.Array | None, mask_bias: jax.Array | None) -> jax.Array:
+def _scores(query: jax.Array, key: jax.Array, bias: jax.Array | None, mask: Mask | None) -> jax.Array:
     """Scores one row: [H, T, K] and [H, S, K] to float32 [H, T, S]."""
     scores = jnp.einsum("htk,hsk->hts", query, key, preferred_element_type=jnp.float32)
     if bias is not None:
         scores = scores + bias
-    return scores if mask_bias is None else scores + mask_bias
+    return scores if mask is None else scores + mask_to_bias(visible(mask))
 
 
 def _kept(value: jax.Array, keep: jax.Array | None) -> jax.Array:
     """Multiplies [H, S, K] by a dropout mask over keys [H, S]: the same as multiplying the weights by it."""
     return value if keep is None else value * keep[..., None].astype(value.dtype)
+
+
+def _over_heads(scores_grad: jax.Array, num_heads: int) -> jax.Array:
+    """Sums [H, T, S] to [1, T, S] for a bias that all heads share."""
+    return scores_grad if scores_grad.shape[0] == num_heads else jnp.sum(scores_grad, axis=0, keepdims=True)

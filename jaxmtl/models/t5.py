@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
-from jaxmtl.models.layers import Dense, Dropout, Embed, RelativeBias, RMSNorm, mask_to_bias, normal
+from jaxmtl.models.layers import Dense, Dropout, Embed, RelativeBias, RMSNorm, normal
+from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
 from jaxmtl.models.t5_config import REMAT_POLICIES, T5Config
 from jaxmtl.models.t5_layers import DecoderLayer, EncoderLayer
 
@@ -29,6 +30,20 @@ def shift_right(targets: jax.Array, start_id: int) -> jax.Array:
       int32 [B, T].
     """
     return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start_id)
+
+
+def shift_right_in_segments(targets: jax.Array, positions: jax.Array, start_id: int) -> jax.Array:
+    """Builds decoder inputs of packed rows: in each segment the start token, then all its targets but the last.
+
+    Args:
+      targets: int32 [B, T].
+      positions: int32 [B, T], counted from 0 in each segment.
+      start_id: token id put first in each segment.
+
+    Returns:
+      int32 [B, T].
+    """
+    return jnp.where(positions == 0, start_id, shift_right(targets, start_id))
 
 
 class T5(nn.Module):
@@ -86,26 +101,46 @@ class T5(nn.Module):
         decoder_inputs: jax.Array,
         input_mask: jax.Array | None = None,
         *,
+        input_segments: Segments | None = None,
+        target_segments: Segments | None = None,
         train: bool = False,
     ) -> jax.Array:
         """Scores every target position.
 
+        In packed rows tokens see only their own segment: in the encoder all of it, in the decoder what is not later,
+        and of the encoder's states those of the segment with the same number. Attention depends on the distance of two
+        positions alone, and a segment is a run: its distances in the row are its own.
+
         Args:
           inputs: int32 [B, S]; padding is masked unless `input_mask` is given.
-          decoder_inputs: int32 [B, T], targets shifted right; causal, nothing else is masked.
-          input_mask: bool [B, S], True on positions of `inputs` to see.
+          decoder_inputs: int32 [B, T], targets shifted right; causal, nothing else is masked in plain rows.
+          input_mask: bool [B, S], True on positions of `inputs` to see; for plain rows.
+          input_segments: the segments [B, S] of packed rows.
+          target_segments: the segments [B, T] of packed rows.
           train: applies dropout (needs the rng "dropout").
 
         Returns:
           float32 [B, T, V], logits.
+
+        Raises:
+          InputError: if only one of the two sides has segments.
         """
         mask = inputs != self.config.pad_id if input_mask is None else input_mask
-        encoded = self.encode(inputs, mask, train=train)
-        return self.decode(decoder_inputs, encoded, mask, train=train)
+        encoded = self.encode(inputs, mask, segments=input_segments, train=train)
+        segments = dict(input_segments=input_segments, target_segments=target_segments)
+        return self.decode(decoder_inputs, encoded, mask, **segments, train=train)
 
-    def encode(self, inputs: jax.Array, input_mask: jax.Array | None = None, *, train: bool = False) -> jax.Array:
+    def encode(
+        self,
+        inputs: jax.Array,
+        input_mask: jax.Array | None = None,
+        *,
+        segments: Segments | None = None,
+        train: bool = False,
+    ) -> jax.Array:
         """Encodes int32 [B, S] to [B, S, D]; arguments as in `__call__`."""
-        mask = inputs != self.config.pad_id if input_mask is None else input_mask
+        real = inputs != self.config.pad_id if input_mask is None else input_mask
+        mask = mask_between(segments, segments, real)
         positions = jnp.arange(inputs.shape[1])
         bias = self.encoder_bias(positions, positions)
         x = self.drop(self.token_embedding(inputs), train=train)
@@ -114,14 +149,22 @@ class T5(nn.Module):
         return self.drop(self.encoder_norm(x), train=train)
 
     def decode(
-        self, decoder_inputs: jax.Array, encoded: jax.Array, input_mask: jax.Array | None, *, train: bool = False
+        self,
+        decoder_inputs: jax.Array,
+        encoded: jax.Array,
+        input_mask: jax.Array | None,
+        *,
+        input_segments: Segments | None = None,
+        target_segments: Segments | None = None,
+        train: bool = False,
     ) -> jax.Array:
         """Scores int32 [B, T] given `encoded` [B, S, D]; arguments and result as in `__call__`."""
         positions = jnp.arange(decoder_inputs.shape[1])
-        causal = mask_to_bias(positions[:, None] >= positions[None, :])
-        bias = self.decoder_bias(positions, positions) + causal
+        bias = self.decoder_bias(positions, positions) + causal_bias(positions, positions)
+        self_mask = mask_between(target_segments, target_segments, None)
+        cross_mask = mask_between(target_segments, input_segments, input_mask)
         x = self.drop(self.token_embedding(decoder_inputs), train=train)
-        x, _ = self.decoder(x, train, encoded, bias, input_mask)
+        x, _ = self.decoder(x, train, encoded, bias, self_mask, cross_mask)
         return self.logits(self.drop(self.decoder_norm(x), train=train))
 
     def logits(self, x: jax.Array) -> jax.Array:
@@ -162,8 +205,9 @@ class T5(nn.Module):
         """
         max_length = cache["self"][0].shape[2]
         positions = jnp.arange(max_length)
-        bias = self.decoder_bias(position[None], positions) + mask_to_bias(positions <= position)
+        bias = self.decoder_bias(position[None], positions) + causal_bias(position[None], positions)
         x = self.token_embedding(tokens[:, None])
         carry = (x, cache["self"], jnp.zeros((), jnp.int32))
-        (x, self_cache, _), _ = self.decoder.step(carry, cache["cross"], position, bias, input_mask)
+        mask = None if input_mask is None else Mask(keys=input_mask)
+        (x, self_cache, _), _ = self.decoder.step(carry, cache["cross"], position, bias, mask)
         return self.logits(self.decoder_norm(x))[:, 0], {**cache, "self": self_cache}

@@ -11,6 +11,7 @@ from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.attention import einsum_attention
 from jaxmtl.models.layers import Dense, Dropout, RMSNorm, normal
+from jaxmtl.models.masks import Mask
 from jaxmtl.models.t5_config import ACTIVATIONS, T5Config
 
 
@@ -41,7 +42,7 @@ class MultiHeadAttention(nn.Module):
         return self.heads(self.key(x)), self.heads(self.value(x))
 
     def __call__(
-        self, x: jax.Array, memory: jax.Array, bias: jax.Array | None, mask: jax.Array | None, *, train: bool
+        self, x: jax.Array, memory: jax.Array, bias: jax.Array | None, mask: Mask | None, *, train: bool
     ) -> jax.Array:
         """Lets `x` [B, T, D] look at `memory` [B, S, D]; returns [B, T, D]."""
         key, value = self.keys_and_values(memory)
@@ -54,7 +55,7 @@ class MultiHeadAttention(nn.Module):
         return self.out(mixed.reshape(*mixed.shape[:-2], -1))
 
     def look_up(
-        self, x: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None, mask: jax.Array | None
+        self, x: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None, mask: Mask | None
     ) -> jax.Array:
         """Lets one position `x` [B, 1, D] look at keys and values [B, S, H, K] that are already projected."""
         mixed = einsum_attention(self.heads(self.query(x)), key, value, bias, mask)
@@ -94,7 +95,7 @@ class EncoderLayer(nn.Module):
     config: T5Config
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool, bias: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, None]:
+    def __call__(self, x: jax.Array, train: bool, bias: jax.Array, mask: Mask | None) -> tuple[jax.Array, None]:
         """Maps [B, S, D] to ([B, S, D], None), the form that `nn.scan` wants."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         drop = Dropout(config.dropout_rate)
@@ -125,13 +126,19 @@ class DecoderLayer(nn.Module):
         self.drop = Dropout(self.config.dropout_rate)
 
     def __call__(
-        self, x: jax.Array, train: bool, encoded: jax.Array, bias: jax.Array, mask: jax.Array | None
+        self,
+        x: jax.Array,
+        train: bool,
+        encoded: jax.Array,
+        bias: jax.Array,
+        self_mask: Mask | None,
+        cross_mask: Mask | None,
     ) -> tuple[jax.Array, None]:
         """Maps [B, T, D] with `encoded` [B, S, D] to ([B, T, D], None), the form that `nn.scan` wants."""
         normed = self.self_attention_norm(x)
-        x = x + self.drop(self.self_attention(normed, normed, bias, None, train=train), train=train)
+        x = x + self.drop(self.self_attention(normed, normed, bias, self_mask, train=train), train=train)
         normed = self.cross_attention_norm(x)
-        x = x + self.drop(self.cross_attention(normed, encoded, None, mask, train=train), train=train)
+        x = x + self.drop(self.cross_attention(normed, encoded, None, cross_mask, train=train), train=train)
         x = x + self.drop(self.mlp(self.mlp_norm(x), train=train), train=train)
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
@@ -139,7 +146,7 @@ class DecoderLayer(nn.Module):
         """Projects `encoded` [B, S, D] once to this layer's cross-attention keys and values [B, S, H, K]."""
         return None, self.cross_attention.keys_and_values(encoded)
 
-    def step(self, carry: tuple, cross: tuple, position: jax.Array, bias: jax.Array, mask: jax.Array | None) -> tuple:
+    def step(self, carry: tuple, cross: tuple, position: jax.Array, bias: jax.Array, mask: Mask | None) -> tuple:
         """Decodes one position.
 
         Args:
@@ -147,7 +154,7 @@ class DecoderLayer(nn.Module):
           cross: this layer's cross-attention keys and values [B, S, H, K].
           position: int32 scalar, the position that is decoded.
           bias: float32 [H, 1, T], with later positions masked.
-          mask: bool [B, S] over `encoded`.
+          mask: which of `encoded` to see.
 
         Returns:
           The carry for the next layer, and None.

@@ -1,0 +1,111 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxmtl.models import attention
+from jaxmtl.models.attention import cached_attention, einsum_attention
+from jaxmtl.models.masks import Mask
+
+B, T, S, H, K = 2, 6, 8, 3, 4
+WAYS = {"rows": cached_attention, "einsum": einsum_attention}
+
+
+@pytest.fixture(autouse=True)
+def always_by_rows(monkeypatch):
+    monkeypatch.setattr(attention, "CACHED_SCORES", 0)
+
+
+def random_arrays(seed, dtype=np.float32, bias_heads=H):
+    rng = np.random.default_rng(seed)
+    normal = lambda *shape: rng.normal(size=shape).astype(dtype)
+    arrays = [normal(B, T, H, K), normal(B, S, H, K), normal(B, S, H, K), normal(bias_heads, T, S).astype(np.float32)]
+    return arrays, (rng.random((B, H, S)) < 0.7) / np.float32(0.7), normal(B, T, H, K)
+
+
+def value_and_grads(way, arrays, mask, keep, weight):
+    def objective(arrays):
+        mixed = way(*arrays, mask, keep)
+        return (mixed.astype(jnp.float32) * weight).sum(), mixed
+
+    grads, mixed = jax.grad(objective, has_aux=True)(arrays)
+    return mixed, grads
+
+
+jitted = {name: jax.jit(functools.partial(value_and_grads, way)) for name, way in WAYS.items()}
+
+
+def by_hand(arrays, seen, keep, weight):
+    """The formulas in float64: `seen` bool [B, T, S]; a query that sees nothing weighs nothing."""
+    query, key, value, bias = (np.asarray(array, np.float64) for array in arrays)
+    scores = np.einsum("bthk,bshk->bhts", query, key) + bias
+    exponentials = np.exp(scores) * seen[:, None]
+    weights = exponentials / np.maximum(exponentials.sum(-1, keepdims=True), 1e-300)
+    dropped = weights * keep[:, :, None]
+    weights_grad = np.einsum("bthk,bshk->bhts", weight, value) * keep[:, :, None]
+    scores_grad = weights * (weights_grad - (weights * weights_grad).sum(-1, keepdims=True))
+    grads = [
+        np.einsum("bhts,bshk->bthk", scores_grad, key),
+        np.einsum("bhts,bthk->bshk", scores_grad, query),
+        np.einsum("bhts,bthk->bshk", dropped, weight),
+        scores_grad.sum(0),
+    ]
+    return np.einsum("bhts,bshk->bthk", dropped, value), grads
+
+
+def ids(lengths, width):
+    row = np.repeat(np.arange(1, len(lengths) + 1), lengths)[:width]
+    return np.pad(row, (0, width - len(row))).astype(np.int32)
+
+
+# Pairs of (query length, key length) per segment; either may be empty, and what does not fit the row is cut off.
+rows = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 4)), max_size=4)
+
+
+@settings(max_examples=40)
+@given(first=rows, second=rows, seed=st.integers(0, 10**6))
+@pytest.mark.parametrize("way", WAYS)
+def test_a_query_attends_to_the_keys_of_its_segment(way, first, second, seed):
+    queries = np.stack([ids([pair[0] for pair in row], T) for row in (first, second)])
+    keys = np.stack([ids([pair[1] for pair in row], S) for row in (first, second)])
+    arrays, keep, weight = random_arrays(seed)
+    seen = np.zeros((B, T, S), bool)
+    for b, t, s in np.ndindex(seen.shape):
+        seen[b, t, s] = queries[b, t] == keys[b, s] > 0
+    ours = jitted[way](arrays, Mask(keys=keys, queries=queries), keep, weight)
+    # Float32 against float64 on values up to 30.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), ours, by_hand(arrays, seen, keep, weight))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_query_that_sees_no_key_gives_zero_and_passes_no_gradient(way):
+    arrays, keep, weight = random_arrays(0)
+    keys, queries = np.ones((B, S), np.int32), np.ones((B, T), np.int32)
+    queries[0, 2:] = 0
+    queries[0, 5] = 7
+    keys[1] = 0
+    mixed, (query_grad, key_grad, value_grad, _) = jitted[way](arrays, Mask(keys=keys, queries=queries), keep, weight)
+    assert not np.any(mixed[0, 2:]) and not np.any(query_grad[0, 2:]) and np.all(np.any(mixed[0, :2], axis=(1, 2)))
+    assert not any(np.any(array[1]) for array in (mixed, query_grad, key_grad, value_grad))
+    only_hidden = np.where(np.isin(queries, (0, 7)) | (np.arange(B) == 1)[:, None], 1.0, 0.0)[..., None, None]
+    _, grads = jitted[way](arrays, Mask(keys=keys, queries=queries), keep, weight * only_hidden.astype(np.float32))
+    assert not any(np.any(grad) for grad in grads)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("given", ["bias mask keep", "bias segments keep", "bias", "shared bias", "mask", "keep", ""])
+def test_both_ways_give_the_same(given, dtype):
+    arrays, keep, weight = random_arrays(1, dtype, bias_heads=1 if "shared" in given else H)
+    masks = {"mask": Mask(keys=np.arange(S) < np.array([[5], [0]]))}
+    masks["segments"] = Mask(keys=np.stack([ids([3, 2], S)] * B), queries=np.stack([ids([1, 4], T)] * B))
+    mask = next((mask for name, mask in masks.items() if name in given), None)
+    arrays[3] = arrays[3] if "bias" in given else None
+    keep = keep if "keep" in given else None
+    results = [value_and_grads(way, arrays, mask, keep, weight) for way in WAYS.values()]
+    # Both sum the same few products in another order: some units of the last place, 2^-24 or 2^-9 of values up to 30.
+    tolerance = 2e-5 if dtype == jnp.float32 else 0.15
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), *results)
