@@ -139,9 +139,8 @@ def test_decoding_step_by_step_gives_the_logits_of_the_whole_sequence(tiny):
     np.testing.assert_allclose(stepped, whole, atol=2e-5)
 
 
-def test_greedy_pads_after_the_end_and_never_takes_padding_rows(tiny):
+def test_greedy_takes_the_first_of_equals_and_never_a_padding_row(tiny):
     module, params = tiny
-    # A head that likes the end token on one row's state only is hard to build; a bias on all rows shows the law.
     loud = jax.tree.map(jnp.zeros_like, params) | {"lm_head": {"kernel": jnp.zeros((12, 48))}}
     tokens = greedy(module, loud, jnp.ones((2, 3), jnp.int32), max_tokens=4)
     assert tokens.tolist() == [[0] * 4] * 2  # all logits equal: the first id, which is padding, not the end
