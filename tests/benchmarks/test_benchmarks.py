@@ -2,6 +2,7 @@ import argparse
 import importlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -31,6 +32,12 @@ def sides():
 def test_help_is_printed_at_once(name):
     done = subprocess.run([sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--full" in done.stdout and not done.stderr
+
+
+def test_make_runs_every_benchmark_and_no_other_file():
+    makefile = (BENCHMARKS.parent / "Makefile").read_text("utf-8")
+    listed = re.search(r"for name in ([\w ]+); do .*benchmarks/\$\$name\.py", makefile)[1].split()
+    assert sorted(listed) == sorted(file.stem for file in BENCHMARKS.glob("*.py") if "__main__" in file.read_text())
 
 
 def test_missing_data_is_bad_usage_with_a_way_out(monkeypatch, capsys, tmp_path):
