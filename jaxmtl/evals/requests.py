@@ -76,13 +76,27 @@ def check_ids(pretrained: Pretrained, rows: Iterable[Ids], what: str) -> None:
 
 
 def num_tokens(pretrained: Pretrained) -> int:
-    """Returns how many rows of the embedding stand for tokens: the tokenizer's size, or all without a tokenizer."""
+    """Counts the rows of the embedding that stand for tokens; those behind them are padding.
+
+    Args:
+      pretrained: the model.
+
+    Returns:
+      The size of its tokenizer; the number of all rows without a tokenizer.
+    """
     rows = pretrained.config.vocab_size
     return rows if pretrained.tokenizer is None else min(rows, pretrained.tokenizer.vocab_size)
 
 
 def bucket(length: int) -> int:
-    """Rounds a length up to one of few values, so that few shapes are compiled."""
+    """Rounds a length up to one of few values, so that few shapes are compiled.
+
+    Args:
+      length: number of tokens, 1 or more.
+
+    Returns:
+      The next of `BUCKETS`; beyond the last, the next multiple of it.
+    """
     for size in BUCKETS:
         if length <= size:
             return size
@@ -127,7 +141,14 @@ def pad(rows: Sequence[Ids], num_rows: int, pad_id: int) -> np.ndarray:
 
 
 def mesh_of(params: Any) -> Mesh | None:
-    """Returns the mesh that parameters are spread over, None if they are on one device."""
+    """Finds the mesh that parameters are spread over.
+
+    Args:
+      params: the parameter tree.
+
+    Returns:
+      The mesh of the first parameter that has one; None if all are on one device.
+    """
     for leaf in jax.tree.leaves(params):
         sharding = getattr(leaf, "sharding", None)
         if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
@@ -136,24 +157,49 @@ def mesh_of(params: Any) -> Mesh | None:
 
 
 def padded_rows(count: int, batch_size: int, mesh: Mesh | None) -> int:
-    """Rounds rows up to a power of two (at most the batch size), then to a multiple of the mesh's shards."""
+    """Rounds a number of rows up, so that few shapes are compiled and every device gets as many rows.
+
+    Args:
+      count: rows that hold requests, 1 or more.
+      batch_size: most rows that hold requests.
+      mesh: devices; one device if None.
+
+    Returns:
+      The next power of two, at most the batch size, made a multiple of the mesh's shards of a batch.
+    """
     rows = min(1 << (count - 1).bit_length(), batch_size)
     shards = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     return -(-rows // shards) * shards
 
 
 def place(array: np.ndarray, mesh: Mesh | None) -> jax.Array:
-    """Puts a batch on the devices, rows split over the mesh; every host gives the same array."""
+    """Puts a batch on the devices.
+
+    Args:
+      array: [B, ...], the same on every host; B is what `padded_rows` gave.
+      mesh: devices to split the rows over; the default device if None.
+
+    Returns:
+      The array on its devices.
+    """
     return jax.device_put(array) if mesh is None else jax.device_put(array, batch_sharding(mesh))
 
 
 def on_mesh(mesh: Mesh | None) -> contextlib.AbstractContextManager[None]:
-    """Returns the context in which functions of the model are called."""
+    """Returns the context in which functions of the model are called.
+
+    Args:
+      mesh: devices that the parameters are spread over, or None.
+    """
     return contextlib.nullcontext() if mesh is None else use_mesh(mesh)
 
 
 def fetch(array: jax.Array) -> np.ndarray:
-    """Returns a device array whole on every host."""
+    """Returns a device array whole on every host.
+
+    Args:
+      array: on any devices of any hosts.
+    """
     if array.is_fully_addressable:
         return np.asarray(array)
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
