@@ -1,5 +1,6 @@
 """Task specs as SeqIO tasks, which any SeqIO or T5X program can use by name."""
 
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from jaxmtl.data import text_pipeline
 from jaxmtl.data.vocabularies import adds_end, vocabulary
 from jaxmtl.feed.tokenise import Preprocessing, describe, origin
 from jaxmtl.tasks import metrics
@@ -30,12 +32,20 @@ class SpecSource(seqio.DataSource):
       task: the task.
       preprocessing: how examples become text, and how long they may get.
       tokenizer: the vocabulary, which prompts are measured with.
+      objective: what is made of the target texts; None to train on them as they are.
     """
 
-    def __init__(self, task: TaskSpec, preprocessing: Preprocessing, tokenizer: Tokenizer) -> None:
+    def __init__(
+        self,
+        task: TaskSpec,
+        preprocessing: Preprocessing,
+        tokenizer: Tokenizer,
+        objective: text_pipeline.Objective | None = None,
+    ) -> None:
         self.task = task
         self.preprocessing = preprocessing
         self.tokenizer = tokenizer
+        self.objective = objective
         super().__init__(splits=list(task.splits))
 
     @property
@@ -43,9 +53,16 @@ class SpecSource(seqio.DataSource):
         """Whether the source can be cut into any number of shards: no, SeqIO then cuts the examples."""
         return False
 
+    def describe(self) -> dict[str, Any]:
+        """Describes all that decides what is made of the examples, as JSON values."""
+        description = describe(self.preprocessing, self.tokenizer)
+        if self.objective is None:
+            return description
+        return {**description, "objective": text_pipeline.describe(self.objective)}
+
     def num_input_examples(self, split: str) -> int:
         """Returns the number of examples of a split."""
-        return len(self.task.split(split))
+        return len(_indices(self.task, split))
 
     def list_shards(self, split: str) -> Sequence[str]:
         """Returns the only shard of a split."""
@@ -76,11 +93,11 @@ class SpecSource(seqio.DataSource):
         """
         if shard_info is not None and shard_info.num_shards > 1:
             raise InputError(f"seqio task of {self.task.name} has one shard, asked for {shard_info.num_shards}")
-        examples = self.task.split(split)
-        order = np.random.default_rng(seed).permutation(len(examples)) if shuffle else range(len(examples))
+        indices = _indices(self.task, split)
+        order = np.random.default_rng(seed).permutation(len(indices)) if shuffle else range(len(indices))
 
         def rows() -> Iterator[dict[str, Any]]:
-            for example in (examples[index] for index in order):
+            for example in (self.task.examples[indices[place]] for place in order):
                 yield {
                     "inputs": self.preprocessing.prompt(self.task, example, tokenizer=self.tokenizer),
                     "targets": self.preprocessing.reference(self.task, example),
@@ -111,7 +128,12 @@ def seqio_name(prefix: str, task_name: str) -> str:
 
 
 def register(
-    tasks: Iterable[TaskSpec], preprocessing: Preprocessing, tokenizer: Tokenizer, *, prefix: str
+    tasks: Iterable[TaskSpec],
+    preprocessing: Preprocessing,
+    tokenizer: Tokenizer,
+    *,
+    prefix: str,
+    objective: text_pipeline.Objective | None = None,
 ) -> list[str]:
     """Registers tasks with SeqIO; registering exactly the same again changes nothing.
 
@@ -120,22 +142,23 @@ def register(
       preprocessing: how examples become text, and how long they may get.
       tokenizer: the vocabulary.
       prefix: what their names start with, see `seqio_name`.
+      objective: what is made of the target texts, such as `text_objectives.SpanCorruption()`; the inputs then do not
+        count. None to train on inputs and targets as they are.
 
     Returns:
       The registered names, in the order of the tasks.
 
     Raises:
-      InputError: if a name is registered already with anything else.
+      InputError: if a name is registered already with anything else, or nothing of the objective fits the limits.
     """
-    features = {
-        "inputs": seqio.Feature(vocabulary(tokenizer), add_eos=adds_end(tokenizer)),
-        "targets": seqio.Feature(vocabulary(tokenizer), add_eos=True),
-    }
+    features = _features(tokenizer, () if objective is None else objective.features)
+    if objective is not None:
+        objective.chunk_lengths(text_pipeline.room_of(lengths(preprocessing, features), features))
     names = []
     for task in tasks:
         name = seqio_name(prefix, task.name)
         names.append(name)
-        source = SpecSource(task, preprocessing, tokenizer)
+        source = SpecSource(task, preprocessing, tokenizer, objective)
         if name in seqio.TaskRegistry.names():
             _check_same(name, source)
             continue
@@ -145,13 +168,28 @@ def register(
             preprocessors=[
                 seqio.preprocessors.tokenize,
                 seqio.CacheDatasetPlaceholder(),
+                *([] if objective is None else [functools.partial(text_pipeline.preprocess, objective=objective)]),
                 seqio.preprocessors.append_eos_after_trim,
             ],
             output_features=features,
-            postprocess_fn=postprocess,
-            metric_fns=[rouge_l, exact_match],
+            postprocess_fn=postprocess if objective is None else None,
+            metric_fns=[rouge_l, exact_match] if objective is None else [],
         )
     return names
+
+
+def lengths(preprocessing: Preprocessing, features: Iterable[str] = ("inputs", "targets")) -> dict[str, int]:
+    """Returns the limits that a store is made with, in SeqIO's form.
+
+    Args:
+      preprocessing: the limits.
+      features: names of features; whatever is no target is limited like an input.
+
+    Returns:
+      Feature name to its most tokens, special ones counted.
+    """
+    limits = {"targets": preprocessing.max_target_tokens}
+    return {name: limits.get(name, preprocessing.max_input_tokens) for name in features}
 
 
 def source_of(name: str) -> SpecSource:
@@ -201,6 +239,18 @@ def exact_match(targets: Sequence[Sequence[str]], predictions: Sequence[str]) ->
     return {"exact_match": _mean(metrics.exact_match, targets, predictions)}
 
 
+def _features(tokenizer: Tokenizer, more: Iterable[str]) -> dict[str, Any]:
+    ends = {"inputs": adds_end(tokenizer), "targets": True}
+    ends |= {name: True for name in more if name not in ends}
+    return {name: seqio.Feature(vocabulary(tokenizer), add_eos=end) for name, end in ends.items()}
+
+
+def _indices(task: TaskSpec, split: str) -> Sequence[int]:
+    if split not in task.splits:
+        raise unknown_name(f"split of task {task.name}", split, task.splits)
+    return task.splits[split]
+
+
 def _mean(metric: Any, targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> float:
     pairs = zip(predictions, targets, strict=True)
     return float(np.mean([metric(prediction, references) for prediction, references in pairs]))
@@ -210,7 +260,7 @@ def _check_same(name: str, source: SpecSource) -> None:
     there = source_of(name)
     same = (
         there.tokenizer.fingerprint == source.tokenizer.fingerprint
-        and describe(there.preprocessing, there.tokenizer) == describe(source.preprocessing, source.tokenizer)
+        and there.describe() == source.describe()
         and there.task.splits.keys() == source.task.splits.keys()
         and all(origin(there.task, split) == origin(source.task, split) for split in source.task.splits)
     )
