@@ -27,6 +27,9 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
 
     Returns:
       0.
+
+    Raises:
+      InputError: if there is no gin file, or for any reason that caching has.
     """
     if config is None:
         raise InputError("cache needs gin files, such as: jaxmtl cache --gin_file=tasks/toy.gin --gin.STORE=runs/store")
@@ -50,7 +53,14 @@ def cache(*, write: Callable[..., "TokenStore"]) -> "TokenStore":
 
 
 def describe(store: "TokenStore") -> str:
-    """Returns one line per split: tasks, examples and tokens."""
+    """Describes what a store holds.
+
+    Args:
+      store: the store.
+
+    Returns:
+      One line per split: tasks, examples and tokens.
+    """
     lines = []
     for split in store.manifest.splits:
         inputs, targets = store.lengths(split)

@@ -63,7 +63,14 @@ def shares(name: str) -> dict[str, float]:
 
 
 def task_names(name: str) -> list[str]:
-    """Returns the seqio tasks of a registered mixture in its own order (SeqIO itself sorts them), or the one task."""
+    """Lists the seqio tasks of a registered mixture.
+
+    Args:
+      name: name of a mixture, or of a single task.
+
+    Returns:
+      The tasks' names in the mixture's own order (SeqIO itself sorts them); the name itself if it is no mixture.
+    """
     if name in seqio.MixtureRegistry.names():
         return list(seqio.MixtureRegistry.get(name).rate_per_task_name)
     return [name]

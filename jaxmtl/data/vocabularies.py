@@ -26,7 +26,14 @@ def vocabulary(tokenizer: Tokenizer) -> seqio.Vocabulary:
 
 
 def adds_end(tokenizer: Tokenizer) -> bool:
-    """Tells whether a tokenizer ends every text (T5 and BART do, GPT-2 does not)."""
+    """Tells whether a tokenizer ends every text (T5 and BART do, GPT-2 does not).
+
+    Args:
+      tokenizer: the tokenizer.
+
+    Returns:
+      Whether the last id of any encoded text is the end-of-text id.
+    """
     return tokenizer.encode("")[-1:] == [tokenizer.eos_token_id]
 
 

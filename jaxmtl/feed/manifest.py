@@ -34,7 +34,14 @@ class Vocabulary:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Vocabulary":
-        """Returns what a store keeps of a tokenizer."""
+        """Describes a tokenizer as a store keeps it.
+
+        Args:
+          tokenizer: what makes the ids.
+
+        Returns:
+          Its fingerprint, size and special ids.
+        """
         return cls(
             fingerprint=tokenizer.fingerprint,
             size=tokenizer.vocab_size,

@@ -39,7 +39,14 @@ class AnySampler(Protocol):
     batch_size: int
 
     def draw(self, steps: int = 1) -> Draw:
-        """Returns the rows of the next steps."""
+        """Draws the rows of the next steps.
+
+        Args:
+          steps: how many steps at once; the rows are the same as in as many single draws.
+
+        Returns:
+          The draw, M = steps * batch_size rows in order.
+        """
         ...
 
     def state(self) -> dict[str, Any]:
@@ -47,7 +54,14 @@ class AnySampler(Protocol):
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes back to where `state` was taken."""
+        """Goes back to where a state was taken.
+
+        Args:
+          state: what `state` returned, in this or another process.
+
+        Raises:
+          InputError: if the state belongs to another sampler or is damaged.
+        """
         ...
 
 

@@ -51,7 +51,14 @@ class Shapes:
         return _at_least(self.inputs, input_length, "input"), _at_least(self.targets, target_length, "target")
 
     def target_bucket(self, lengths: np.ndarray) -> np.ndarray:
-        """Returns for each target length, int64 [M], the index of the length in `targets` that it is padded to."""
+        """Finds which of the target lengths each target is padded to.
+
+        Args:
+          lengths: int [M], tokens of each target.
+
+        Returns:
+          int64 [M], indices into `targets`.
+        """
         return np.searchsorted(self.targets, lengths)
 
 

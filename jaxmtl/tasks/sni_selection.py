@@ -67,11 +67,32 @@ class Selection(Protocol):
     """What `sni.load` asks of a selection."""
 
     def roles(self, folder: Path) -> dict[str, str] | None:
-        """Returns task name -> role for the tasks to open, or None to open all files of the folder."""
+        """Says which tasks to open.
+
+        Args:
+          folder: the data folder.
+
+        Returns:
+          Task name to role, or None to open all files of the folder.
+
+        Raises:
+          InputError: if a list of the folder cannot be used.
+        """
         ...
 
     def splits(self, task: TaskSpec, role: str | None) -> Splits | None:
-        """Returns the task's splits, or None to leave the task out; `role` is None where `roles` gave none."""
+        """Splits a task.
+
+        Args:
+          task: the task, without splits.
+          role: what `roles` gave for it; None where it gave none.
+
+        Returns:
+          Split name to indices of examples, or None to leave the task out.
+
+        Raises:
+          InputError: if the selection cannot do with the role.
+        """
         ...
 
 
@@ -303,7 +324,14 @@ class TransferMatters:
         return None
 
     def role(self, task: TaskSpec) -> str | None:
-        """Returns what the task is used for, one of `ROLES`, or None if for nothing."""
+        """Decides what a task is used for, whether it is kept or not.
+
+        Args:
+          task: the task.
+
+        Returns:
+          One of `ROLES`, or None if for nothing.
+        """
         held_out = _any_in(task.metadata["categories"], self.held_out_categories)
         if not self._is_english(task):
             return None
