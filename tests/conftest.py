@@ -1,10 +1,13 @@
 import pathlib
+import sys
 
 import hypothesis
 import jax
 import pytest
 
 REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # for packing_toy
 
 jax.config.update("jax_num_cpu_devices", 8)
 

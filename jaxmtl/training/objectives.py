@@ -1,7 +1,7 @@
-"""From logits to loss sums: token cross entropy in float32, summed and never averaged here.
+"""From logits to losses: token cross entropy in float32, weighted and summed, never averaged here.
 
 Sums add up exactly over rows, microbatches and hosts; who wants a mean divides the sums at the end.
-Letters in shapes: B batch, T target length, V vocab.
+Letters in shapes: B batch, T target length, V vocab, M segments.
 """
 
 import dataclasses
@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxmtl.models.t5 import shift_right
+from jaxmtl.models.masks import segments_of
+from jaxmtl.models.t5 import shift_right, shift_right_in_segments
+from jaxmtl.types import InputError
 
 
 class SoftTargets(NamedTuple):
@@ -75,13 +77,13 @@ def hf_smoothing(num_classes: int, *, amount: float = 0.1) -> SoftTargets:
 
 
 @flax.struct.dataclass
-class RowSums:
-    """Per-row sums over target tokens.
+class Losses:
+    """Losses of target tokens, each weighted by the loss mask, or sums of them by example.
 
     Attributes:
-      objective: float32 [B], what is minimised, with z-loss and smoothing, in nats.
-      loss: float32 [B], plain negative log-likelihood in nats.
-      tokens: float32 [B], sum of the loss mask.
+      objective: float32 [B, T], what is minimised, with z-loss and smoothing, in nats.
+      loss: float32 [B, T], plain negative log-likelihood in nats.
+      tokens: float32 [B, T], the loss mask.
     """
 
     objective: jax.Array
@@ -89,13 +91,28 @@ class RowSums:
     tokens: jax.Array
 
 
+def sum_segments(losses: Losses, segments: jax.Array, num_segments: int) -> Losses:
+    """Adds the tokens of each segment up: in a packed row a segment is an example.
+
+    Args:
+      losses: by token.
+      segments: int32 [B, T], number of each token's segment, from 1; 0 is padding.
+      num_segments: M, the largest number that counts; tokens of others are left out.
+
+    Returns:
+      Sums [B, M]; column m is segment m + 1, zero where a row has none.
+    """
+    one_row = lambda values, ids: jax.ops.segment_sum(values, ids, num_segments + 1)[1:]
+    return jax.tree.map(lambda values: jax.vmap(one_row)(values, segments), losses)
+
+
 class Objective(Protocol):
-    """Scores a batch: (module, params, batch, dropout key or None) to row sums."""
+    """Scores a batch: (module, params, batch, dropout key or None) to losses by token."""
 
     def __call__(
         self, module: nn.Module, params: Any, batch: Mapping[str, jax.Array], *, dropout_key: jax.Array | None
-    ) -> RowSums:
-        """Returns the row sums of a batch; without a key nothing is dropped."""
+    ) -> Losses:
+        """Returns the losses of a batch; without a key nothing is dropped."""
         ...
 
 
@@ -141,8 +158,8 @@ def cross_entropy(
     *,
     z_loss: float = 0.0,
     smoothing: Smoothing = no_smoothing,
-) -> RowSums:
-    """Sums the cross entropy of target tokens per row.
+) -> Losses:
+    """Computes the cross entropy of target tokens.
 
     Args:
       logits: float32 [B, T, V].
@@ -152,7 +169,7 @@ def cross_entropy(
       smoothing: smooths the targets: `no_smoothing`, `t5x_smoothing` or `hf_smoothing`.
 
     Returns:
-      The row sums.
+      The losses by token.
 
     Source: methods 6.3.
     """
@@ -164,8 +181,7 @@ def cross_entropy(
     if z_loss:
         objective = objective + z_loss * jnp.square(log_normaliser)
     loss = jax.lax.stop_gradient(log_normaliser - target_logit)
-    sums = lambda values: jnp.sum(values * loss_mask, axis=-1)
-    return RowSums(objective=sums(objective), loss=sums(loss), tokens=jnp.sum(loss_mask, axis=-1))
+    return Losses(objective=objective * loss_mask, loss=loss * loss_mask, tokens=loss_mask)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,23 +198,39 @@ class EncoderDecoderLoss:
 
     def __call__(
         self, module: nn.Module, params: Any, batch: Mapping[str, jax.Array], *, dropout_key: jax.Array | None = None
-    ) -> RowSums:
+    ) -> Losses:
         """Scores a batch.
 
         Args:
-          module: has `config.decoder_start_id` and gives logits from `inputs` and `decoder_inputs`.
+          module: has `config.decoder_start_id` and gives logits from `inputs` and `decoder_inputs`, and of packed rows
+            from `input_segments` and `target_segments` besides.
           params: its parameter tree.
-          batch: `inputs` int32 [B, S], `targets` int32 [B, T], `loss_mask` float32 [B, T].
+          batch: `inputs` int32 [B, S], `targets` int32 [B, T], `loss_mask` float32 [B, T]; in packed batches also the
+            segments and positions of both sides, int32 [B, S] and [B, T].
           dropout_key: key of dropout; None drops nothing.
 
         Returns:
-          The row sums.
+          The losses by token.
+
+        Raises:
+          InputError: if the batch has some of the fields of packed rows, but not all.
         """
         logits: Any = module.apply(
             {"params": params},
             inputs=batch["inputs"],
-            decoder_inputs=shift_right(batch["targets"], module.config.decoder_start_id),
+            **_decoder_inputs(batch, module.config.decoder_start_id),
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
         return cross_entropy(logits, batch["targets"], batch["loss_mask"], z_loss=self.z_loss, smoothing=self.smoothing)
+
+
+def _decoder_inputs(batch: Mapping[str, jax.Array], start_id: int) -> dict[str, Any]:
+    """Builds what a model is given besides the inputs: of packed rows also the segments."""
+    inputs, targets = segments_of(batch, "input"), segments_of(batch, "target")
+    if targets is None and inputs is None:
+        return {"decoder_inputs": shift_right(batch["targets"], start_id)}
+    if targets is None or inputs is None:
+        raise InputError("a batch has segments of its inputs or of its targets alone; a packed batch has both")
+    decoder_inputs = shift_right_in_segments(batch["targets"], targets.positions, start_id)
+    return {"decoder_inputs": decoder_inputs, "input_segments": inputs, "target_segments": targets}

@@ -1,6 +1,6 @@
 """One optimiser step as a pure function: state and batch in, state and sums out.
 
-Letters in shapes: B batch, M microbatches, N tasks.
+Letters in shapes: B batch, T target length, M microbatches, N tasks.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxmtl.training.objectives import Objective, RowSums
+from jaxmtl.training.objectives import Losses, Objective
 from jaxmtl.training.state import Plan, TrainState
 from jaxmtl.types import InputError
 
@@ -56,24 +56,26 @@ class StepMetrics:
     finite: jax.Array
 
 
-def sum_rows(rows: RowSums, task_ids: jax.Array, num_tasks: int) -> LossSums:
-    """Adds rows up, in all and per task.
+def sum_rows(losses: Losses, task_ids: jax.Array, num_tasks: int) -> LossSums:
+    """Adds the losses of a batch up, in all and per task.
 
     Args:
-      rows: per-row sums.
-      task_ids: int32 [B].
+      losses: by token, [B, T].
+      task_ids: int32 [B], tasks of the rows, or [B, T], tasks of the tokens of packed rows.
       num_tasks: N.
 
     Returns:
       The sums.
     """
-    per_task = functools.partial(jax.ops.segment_sum, segment_ids=task_ids, num_segments=num_tasks)
+    if task_ids.ndim == 1:
+        losses = jax.tree.map(lambda values: jnp.sum(values, axis=-1), losses)
+    per_task = lambda values: jax.ops.segment_sum(values.ravel(), task_ids.ravel(), num_tasks)
     return LossSums(
-        objective=jnp.sum(rows.objective),
-        loss=jnp.sum(rows.loss),
-        tokens=jnp.sum(rows.tokens),
-        task_loss=per_task(rows.loss),
-        task_tokens=per_task(rows.tokens),
+        objective=jnp.sum(losses.objective),
+        loss=jnp.sum(losses.loss),
+        tokens=jnp.sum(losses.tokens),
+        task_loss=per_task(losses.loss),
+        task_tokens=per_task(losses.tokens),
     )
 
 
@@ -103,8 +105,8 @@ def train_step(
     step_key = jax.random.fold_in(state.rng, state.step)
 
     def part_objective(params: Any, part: Mapping[str, jax.Array], index: jax.Array) -> tuple[jax.Array, LossSums]:
-        rows = objective(plan.module, params, part, dropout_key=jax.random.fold_in(step_key, index))
-        sums = sum_rows(rows, part["task_ids"], num_tasks)
+        losses = objective(plan.module, params, part, dropout_key=jax.random.fold_in(step_key, index))
+        sums = sum_rows(losses, part["task_ids"], num_tasks)
         # The batch's token count is known beforehand: dividing here saves a pass over all gradients.
         return sums.objective / num_tokens, sums
 

@@ -3,7 +3,8 @@ import functools
 import jax
 import numpy as np
 import pytest
-from training_toy import TASKS, Tiny, TinyConfig, broken_mask, make_batch, tiny_t5
+from packing_toy import examples, packed_batch, plain_batch
+from training_toy import TASKS, Tiny, TinyConfig, V, broken_mask, make_batch, tiny_t5
 
 from jaxmtl.partitioning import batch_sharding, make_mesh, use_mesh
 from jaxmtl.training import optim
@@ -89,6 +90,18 @@ def test_task_sums_add_up_to_the_whole():
     expected = [batch["loss_mask"][batch["task_ids"] == task].sum() for task in range(len(TASKS))]
     np.testing.assert_array_equal(metrics.sums.task_tokens, expected)
     np.testing.assert_allclose(metrics.sums.task_loss.sum(), metrics.sums.loss, rtol=1e-6)
+
+
+def test_packed_and_accumulated_steps_equal_plain_steps():
+    lengths = [[(4, 3), (5, 2)], [(9, 6)], [(1, 1), (2, 2), (6, 3)], []]
+    rows = lambda index: [examples(np.random.default_rng((index, k)), row, V) for k, row in enumerate(lengths)]
+    packed = lambda index: packed_batch(rows(index), 9, 6)
+    plain = lambda index: plain_batch([example for row in rows(index) for example in row], 9, 6)
+    options = dict(num_steps=2, module=tiny_t5(dropout_rate=0.0))
+    ours, theirs = run(batches=packed, num_microbatches=2, **options)[1], run(batches=plain, **options)[1]
+    assert_same_history(ours, theirs)
+    for mine, reference in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine.sums.task_tokens, reference.sums.task_tokens)
 
 
 def test_padding_changes_no_loss():
