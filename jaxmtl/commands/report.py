@@ -7,8 +7,11 @@ HELP = "write report.html, figures and tables from a run folder's records"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the run folder."""
+    """Adds the run folder, runs to compare it with, and where to write."""
     parser.add_argument("run_dir", help="run folder that was trained or evaluated into")
+    parser.add_argument(
+        "--compare", action="append", default=[], metavar="RUN_DIR", help="evaluated run to put beside, repeatable"
+    )
     parser.add_argument("--out", help="folder to write into; the run folder by default")
 
 
@@ -24,5 +27,5 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     """
     from jaxmtl.reports.page import write_report
 
-    print(f"report: {write_report(arguments.run_dir, arguments.out)}")
+    print(f"report: {write_report(arguments.run_dir, arguments.out, compare=arguments.compare)}")
     return 0

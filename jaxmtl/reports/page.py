@@ -6,6 +6,7 @@ import html
 import importlib.resources
 import os
 import pathlib
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ def write_report(
     """Writes report.html and, beside it in the folder `report`, tables (CSV, Markdown) and figures (PNG).
 
     Args:
-      run_dir: the run folder, already evaluated.
+      run_dir: the run folder; if it was not evaluated yet, the page shows its losses and how to evaluate it.
       out_dir: where to write; the run folder if None.
       compare: more run folders, whose scores are put beside.
 
@@ -36,33 +37,54 @@ def write_report(
       Path of the page.
 
     Raises:
-      InputError: if a folder was not evaluated, holds a broken line, or nothing can be written.
+      InputError: if nothing was logged or scored in a folder, one to compare was not evaluated, a line is broken, or
+        nothing can be written.
     """
     runs = [read_run(folder) for folder in (run_dir, *compare)]
     out = pathlib.Path(run_dir if out_dir is None else out_dir)
-    columns = tables.compared(runs)
-    task_table, category_table = tables.task_table(columns), tables.category_table(columns)
-    title = runs[0].columns[-1].run
-    pictures = {
-        "loss.png": figures.loss_curves(runs[0].curves, title),
-        "categories.png": figures.category_bars(category_table, columns),
-        "tasks.png": figures.task_dots(task_table, columns),
-    }
-    pictures = {name: content for name, content in pictures.items() if content is not None}
-    written = tables.write_tables(runs, out / FOLDER)
+    is_scored = bool(runs[0].columns or compare)
+    pictures, sections = (_scores if is_scored else _only_losses)(runs)
+    written = tables.write_tables(runs, out / FOLDER) if is_scored else []
     for name, content in pictures.items():
         write_whole(out / FOLDER / name, content)
         written.append(out / FOLDER / name)
-    parts = [
-        _header(title, runs, columns),
-        _loss(pictures, runs[0]),
+    body = "\n".join([*sections, _files(written, out)])
+    write_whole(out / PAGE, _page(f"{runs[0].name}: report", body))
+    return out / PAGE
+
+
+def _scores(runs: Sequence[RunData]) -> tuple[dict[str, bytes], list[str]]:
+    """Returns pictures by file name, and the sections about evaluated runs."""
+    columns, run = tables.compared(runs), runs[0]
+    task_table, category_table = tables.task_table(columns), tables.category_table(columns)
+    pictures = _loss_picture(run) | {
+        "categories.png": figures.category_bars(category_table, columns),
+        "tasks.png": figures.task_dots(task_table, columns),
+    }
+    overall = tables.overall_table(runs)
+    metrics = [name for name in overall.columns if name not in ("run", "step", "weights", "tasks", "n")]
+    cards = "".join(_card(name, tables.compared([run])) for name in metrics)
+    return pictures, [
+        _header(run.name, cards, _facts(run)),
+        _overall(overall),
+        _loss(pictures, run),
         _categories(category_table, columns, pictures),
         _tasks(task_table, pictures),
-        _samples(runs[0]),
-        _files(written, out),
+        _samples(run),
     ]
-    write_whole(out / PAGE, _page(f"{title}: report", "\n".join(parts)))
-    return out / PAGE
+
+
+def _only_losses(runs: Sequence[RunData]) -> tuple[dict[str, bytes], list[str]]:
+    """Returns the picture and the sections about a run that was trained, but not evaluated."""
+    run = runs[0]
+    pictures = _loss_picture(run)
+    facts = {"logged steps": max((steps[-1] for steps, _ in run.curves.values()), default=0)}
+    return pictures, [_header(run.name, "", facts), _how_to_evaluate(run), _loss(pictures, run)]
+
+
+def _loss_picture(run: RunData) -> dict[str, bytes]:
+    picture = figures.loss_curves(run.curves, run.name)
+    return {} if picture is None else {"loss.png": picture}
 
 
 def _page(title: str, body: str) -> str:
@@ -89,15 +111,13 @@ def _page(title: str, body: str) -> str:
 """
 
 
-def _header(title: str, runs: Sequence[RunData], columns: Sequence[Column]) -> str:
-    """Returns the title, the numbers that matter most, and the facts about the run."""
-    overall = tables.overall_table(runs)
-    last, settings = runs[0].columns[-1], runs[0].settings
-    record = runs[0].last_record
-    facts = {
+def _facts(run: RunData) -> dict[str, Any]:
+    """Returns what the page says about an evaluated run beside its scores."""
+    last, settings, record = run.columns[-1], run.settings, run.records[-1]
+    return {
         "study": record.study,
         "seed": record.seed,
-        "evaluated steps": ", ".join(str(column.step) for column in runs[0].columns),
+        "evaluated steps": ", ".join(str(column.step) for column in run.columns),
         "split": settings.get("split", ""),
         "tasks": len(last.scores),
         "examples": sum(scores.n for scores in last.scores.values()),
@@ -107,19 +127,35 @@ def _header(title: str, runs: Sequence[RunData], columns: Sequence[Column]) -> s
         "code": record.git_hash,
         "evaluated": datetime.datetime.fromtimestamp(record.time, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def _header(title: str, cards: str, facts: Mapping[str, Any]) -> str:
+    """Returns the title, the numbers that matter most (HTML), and the facts about the run."""
     cells = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts.items() if value != "")
-    metrics = [name for name in overall.columns if name not in ("run", "step", "weights", "tasks", "n")]
-    cards = "".join(_card(name, columns) for name in metrics)
     return f"""<header>
 <p class="kind">jaxmtl report</p>
 <h1>{_text(title)}</h1>
 <div class="cards">{cards}</div>
 <dl class="facts">{cells}</dl>
-</header>
-<section>
+</header>"""
+
+
+def _overall(table: "pd.DataFrame") -> str:
+    return f"""<section>
 <h2>Overall</h2>
 <p>Means over all examples, so that a task counts by its number of examples.</p>
-{_table(overall, list(overall.columns))}
+{_table(table, list(table.columns))}
+</section>"""
+
+
+def _how_to_evaluate(run: RunData) -> str:
+    folder = shlex.quote(str(run.folder))
+    places = f"--gin.CHECKPOINT={folder} --gin.STORE=STORE --gin.RUN_DIR={folder}"
+    return f"""<section>
+<h2>Scores</h2>
+<p>This run was trained, but not evaluated yet. STORE stands for the token store to score it on:</p>
+<pre>jaxmtl evaluate --gin_file=runs/evaluate.gin {_text(places)}
+jaxmtl report {_text(folder)}</pre>
 </section>"""
 
 

@@ -46,18 +46,21 @@ class RunData:
 
     Attributes:
       folder: the run folder.
-      columns: one for each evaluated step (and weights, if several have the same step), ascending.
+      name: what its records call the run; the folder's name without records.
+      columns: one for each evaluated step (and weights, if several have the same step), ascending; empty if the run
+        was not evaluated.
       curves: name in `metrics.jsonl` to its values; empty if the run was not trained in this folder.
-      settings: content of scores.json, about the latest evaluation.
-      last_record: the record written last, for facts about the run.
+      settings: content of scores.json, about the latest evaluation; empty if there was none.
+      records: all records, in the order they were written.
       samples: task name to some of its prediction rows.
     """
 
     folder: pathlib.Path
+    name: str
     columns: Sequence[Column]
     curves: Mapping[str, Curve]
     settings: Mapping[str, Any]
-    last_record: Record
+    records: Sequence[Record]
     samples: Mapping[str, Sequence[Mapping[str, Any]]]
 
 
@@ -65,33 +68,33 @@ def read_run(run_dir: str | os.PathLike) -> RunData:
     """Reads a run folder.
 
     Args:
-      run_dir: a folder that `evals.runner.evaluate` wrote to.
+      run_dir: a folder that `training.loop.train` or `evals.runner.evaluate` wrote to.
 
     Returns:
       Its content.
 
     Raises:
-      InputError: if there is no folder, no records, or a line that cannot be read.
+      InputError: if there is no folder, nothing was scored or logged in it, or a line cannot be read.
     """
     folder = pathlib.Path(run_dir)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected a run folder")
-    path = folder / files.RECORDS
+    path, curves = folder / files.RECORDS, read_curves(folder)
     if not path.is_file():
-        raise InputError(
-            f"{folder}: holds no {files.RECORDS}, so nothing was scored; run `jaxmtl evaluate` on it first"
-        )
+        return _only_trained(folder, curves)
     records = files.read_records(path)
     if not records:
         raise InputError(f"{path}: holds no record; run `jaxmtl evaluate` on this folder again")
     settings = _settings(folder)
     examples, samples = _predictions(folder, settings)
+    columns = _columns(records, settings, examples)
     return RunData(
         folder=folder,
-        columns=_columns(records, settings, examples),
-        curves=read_curves(folder),
+        name=columns[-1].run,
+        columns=columns,
+        curves=curves,
         settings=settings,
-        last_record=records[-1],
+        records=records,
         samples=samples,
     )
 
@@ -125,6 +128,16 @@ def read_curves(run_dir: str | os.PathLike) -> dict[str, Curve]:
             if isinstance(value, int | float):
                 points.setdefault(name, {})[step] = float(value)
     return {name: (sorted(curve), [curve[step] for step in sorted(curve)]) for name, curve in points.items()}
+
+
+def _only_trained(folder: pathlib.Path, curves: Mapping[str, Curve]) -> RunData:
+    if not curves:
+        raise InputError(
+            f"{folder}: holds neither {files.RECORDS} nor {METRICS}, so nothing was scored or logged here; run "
+            "`jaxmtl train` or `jaxmtl evaluate` into it first"
+        )
+    name = folder.resolve().name
+    return RunData(folder=folder, name=name, columns=(), curves=curves, settings={}, records=(), samples={})
 
 
 def _settings(folder: pathlib.Path) -> dict[str, Any]:

@@ -29,18 +29,19 @@ def compared(runs: Sequence[RunData]) -> list[Column]:
 
     Returns:
       The columns, labelled by step, and by run too if there are several; step 0 is "before training" if the run has
-      losses of its own training.
+      losses of its own training. Runs of the same name are told apart by their folders.
+
+    Raises:
+      InputError: if a run was not evaluated, was given twice, or was evaluated on another split than the first.
     """
     columns = []
-    for run in runs:
+    for name, run in zip(_names(runs), runs, strict=True):
+        _check_comparable(run, runs[0])
         for column in dict.fromkeys((0, len(run.columns) - 1)):
             chosen = run.columns[column]
             label = "before training" if chosen.label == "step 0" and run.curves else chosen.label
-            label = f"{chosen.run}, {label}" if len(runs) > 1 else label
-            columns.append(dataclasses.replace(chosen, label=label))
-    labels = [column.label for column in columns]
-    if len(set(labels)) < len(labels):
-        raise InputError(f"two runs to compare have the same name and step ({labels}); give each run a name of its own")
+            label = f"{name}, {label}" if len(runs) > 1 else label
+            columns.append(dataclasses.replace(chosen, label=label, run=name))
     return columns
 
 
@@ -100,10 +101,11 @@ def overall_table(runs: Sequence[RunData]) -> "pd.DataFrame":
     import pandas as pd
 
     rows = []
-    for column in (column for run in runs for column in run.columns):
-        total = text_metrics.overall(column.scores.values())
-        what = dict(run=column.run, step=column.step, weights=column.weights_hash, tasks=len(column.scores))
-        rows.append(dict(what, n=total.n, **total.metrics))
+    for name, run in zip(_names(runs), runs, strict=True):
+        for column in run.columns:
+            total = text_metrics.overall(column.scores.values())
+            what = dict(run=name, step=column.step, weights=column.weights_hash, tasks=len(column.scores))
+            rows.append(dict(what, n=total.n, **total.metrics))
     return pd.DataFrame(rows)
 
 
@@ -145,6 +147,28 @@ def write_tables(runs: Sequence[RunData], folder: str | os.PathLike) -> list[pat
             written.append(pathlib.Path(folder) / f"{name}{suffix}")
             write_whole(written[-1], text)
     return written
+
+
+def _names(runs: Sequence[RunData]) -> list[str]:
+    names = [run.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run.folder) for run in runs]
+    if len(set(names)) < len(names):
+        raise InputError(f"a run is to be compared with itself ({', '.join(names)}); give each run folder once")
+    return names
+
+
+def _check_comparable(run: RunData, first: RunData) -> None:
+    if not run.columns:
+        raise InputError(
+            f"{run.folder}: was not evaluated, so it cannot be compared; run `jaxmtl evaluate` on it first"
+        )
+    splits = [one.settings.get("split", "") for one in (first, run)]
+    if splits[0] != splits[1]:
+        raise InputError(
+            f"{first.folder} holds scores of split {splits[0]!r}, {run.folder} of split {splits[1]!r}; compare runs "
+            "that were evaluated on the same split"
+        )
 
 
 def _all_tasks(columns: Sequence[Column]) -> dict[str, Scores]:

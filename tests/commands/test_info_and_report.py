@@ -61,3 +61,21 @@ def test_a_report_shows_an_evaluated_run(store, tmp_path, capsys):
     assert list((tmp_path / "out").rglob("*.png"))
     tables = [list(csv.DictReader(path.read_text("utf-8").splitlines())) for path in (tmp_path / "out").rglob("*.csv")]
     assert any(len(rows) == 4 for rows in tables), "no table has a row for each task"
+
+
+def test_runs_are_compared(store, tmp_path, capsys):
+    runs = [str(tmp_path / name) for name in ("one", "two", "three")]
+    for seed, folder in enumerate(runs):
+        words = [*MODEL, "--gin_file=runs/untrained.gin", *evaluate_words(store, folder), f"--gin.SEED={seed}"]
+        assert main(["evaluate", *words]) == 0
+    output(capsys, "report", runs[0], "--compare", runs[1], f"--compare={runs[2]}")
+    page = (tmp_path / "one" / "report.html").read_text("utf-8")
+    assert all(f"{name}, step 0" in page for name in ("one", "two", "three"))
+
+
+def test_a_run_that_was_only_trained_has_a_report(run_dir, tmp_path, capsys):
+    text = output(capsys, "report", str(run_dir), f"--out={tmp_path}")
+    assert text == f"report: {tmp_path / 'report.html'}\n"
+    page = (tmp_path / "report.html").read_text("utf-8")
+    assert "jaxmtl evaluate --gin_file=runs/evaluate.gin" in page
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["loss.png"]

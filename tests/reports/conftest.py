@@ -11,7 +11,9 @@ HEADLINES = {"task_a": "exact_match", "task_b": "exact_match", "task_c": "rouge_
 VALUES = {"task_a": [0.0, 1.0], "task_b": [1.0, 1.0, 1.0, 0.0], "task_c": [0.25, 0.75]}
 
 
-def write_run(folder, steps, name="toy", curves=True, headlines=HEADLINES, scale=0.1, config="c", weights="w{}"):
+def write_run(
+    folder, steps, name="toy", curves=True, headlines=HEADLINES, scale=0.1, config="c", weights="w{}", split="test"
+):
     """Writes what training and evaluation leave behind; scores of step s are those in VALUES times s times scale."""
     for step in steps:
         scores = {}
@@ -29,7 +31,7 @@ def write_run(folder, steps, name="toy", curves=True, headlines=HEADLINES, scale
             what = dict(task=task, category=category, headline=headlines[task])
             scores[task] = Scores(n=len(values), metrics=metrics, **what)
         labels = summary.Labels(run=name, seed=1, step=step, config_hash=config, git_hash="g")
-        settings = dict(split="test", decoding="greedy", max_tokens=8, metrics=["rouge_l"])
+        settings = dict(split=split, decoding="greedy", max_tokens=8, metrics=["rouge_l"])
         settings["weights_hash"] = weights.format(step)
         files.write_whole(folder / "scores.json", summary.scores_json(scores, settings, labels))
         files.append_records(folder / "records.jsonl", summary.records(scores, settings, labels))

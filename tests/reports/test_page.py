@@ -97,6 +97,27 @@ def test_runs_are_compared(make_run):
     assert "one, step 10" in text and "two, step 10" in text
 
 
+def test_the_cards_are_about_the_run_itself_not_about_those_beside(make_run):
+    path = page.write_report(make_run(name="one"), compare=[make_run(name="two", scale=0.05)])
+    cards = path.read_text().partition('<dl class="facts">')[0]
+    assert "<b>62.50</b>" in cards and "before training: 0.00" in cards
+
+
+def test_a_run_that_was_not_evaluated_shows_its_losses_and_how_to_evaluate_it(tmp_path, make_run):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (make_run() / "metrics.jsonl").rename(folder / "metrics.jsonl")
+    path = page.write_report(folder)
+    checker = check(path)
+    assert len(checker.images) == 1 and "my run" in checker.text
+    assert checker.links == ["report/loss.png"] and (folder / "report" / "loss.png").is_file()
+    text = " ".join(" ".join(checker.text).split())
+    assert f"--gin.CHECKPOINT='{folder}' --gin.STORE=STORE --gin.RUN_DIR='{folder}' jaxmtl report '{folder}'" in text
+    for run, others in ((folder, [make_run()]), (make_run(), [folder])):
+        with pytest.raises(InputError, match="my run: was not evaluated, so it cannot be compared"):
+            page.write_report(run, compare=others)
+
+
 def test_long_prompts_show_their_end(make_run):
     checker = check(page.write_report(make_run()))
     shown = [text for text in checker.text if text.startswith("…")]
@@ -106,7 +127,7 @@ def test_long_prompts_show_their_end(make_run):
 
 def test_nothing_is_written_where_something_is_missing(make_run):
     folder = make_run()
-    (folder / "records.jsonl").unlink()
-    with pytest.raises(InputError, match="run `jaxmtl evaluate`"):
+    (folder / "predictions" / "task_c.jsonl").unlink()
+    with pytest.raises(InputError, match="run `jaxmtl evaluate` again"):
         page.write_report(folder)
     assert not (folder / "report.html").exists() and not (folder / "report").exists()

@@ -55,7 +55,6 @@ def test_curves_leave_out_what_is_not_finite_and_the_line_being_written(make_run
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("records.jsonl", None, "holds no records.jsonl.*run `jaxmtl evaluate`"),
         ("records.jsonl", "", "holds no record; run `jaxmtl evaluate`"),
         ("records.jsonl", '{"a": 1}\n', "records.jsonl, line 1: not a record.*evaluate again"),
         ("scores.json", None, "scores.json: cannot be read.*run `jaxmtl evaluate`"),
@@ -72,6 +71,13 @@ def test_what_is_missing_or_broken_is_named_with_what_to_do(make_run, file, cont
     with pytest.raises(InputError, match=message) as error:
         sources.read_run(folder)
     assert "\n" not in str(error.value)
+
+
+def test_a_folder_without_scores_and_losses_is_named(make_run):
+    folder = make_run(curves=False)
+    (folder / "records.jsonl").unlink()
+    with pytest.raises(InputError, match="toy: holds neither records.jsonl nor metrics.jsonl.*run `jaxmtl train` or"):
+        sources.read_run(folder)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -62,12 +62,25 @@ def test_overall_table_holds_every_step_of_every_run(make_run):
     assert list(table["rouge_l"][:3]) == pytest.approx([0, 31.25, 62.5])
 
 
-def test_runs_are_told_apart_by_name_and_must_differ(make_run):
+def test_runs_are_told_apart_by_name(make_run):
     runs = [sources.read_run(make_run(name=name)) for name in ("one", "two")]
     labels = [column.label for column in tables.compared(runs)]
     assert labels == ["one, before training", "one, step 10", "two, before training", "two, step 10"]
-    with pytest.raises(InputError, match="same name and step"):
+    with pytest.raises(InputError, match="compared with itself"):
         tables.compared([runs[0], runs[0]])
+
+
+def test_runs_of_the_same_name_are_told_apart_by_their_folders(make_run, tmp_path):
+    one = make_run(steps=(10,)).rename(tmp_path / "one")
+    runs = [sources.read_run(folder) for folder in (one, make_run(steps=(10,)))]
+    assert [column.label for column in tables.compared(runs)] == [f"{one}, step 10", f"{tmp_path / 'toy'}, step 10"]
+    assert list(tables.overall_table(runs)["run"]) == [str(one), str(tmp_path / "toy")]
+
+
+def test_runs_evaluated_on_different_splits_are_not_compared(make_run):
+    runs = [sources.read_run(make_run(name=split, split=split)) for split in ("test", "validation")]
+    with pytest.raises(InputError, match="scores of split 'test', .*validation of split 'validation'; compare"):
+        tables.compared(runs)
 
 
 def test_csv_keeps_all_digits_and_markdown_has_a_line_for_each_row(make_run, tmp_path):
