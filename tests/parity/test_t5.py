@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from packing_toy import examples, packed_batch, plain_batch
 
 from jaxmtl.models.decoding import greedy
 from jaxmtl.models.t5 import shift_right
+from jaxmtl.training.objectives import EncoderDecoderLoss, sum_segments
 from jaxmtl.weights import load_pretrained, resize_vocabulary, save_pretrained
 
 pytestmark = pytest.mark.torch
@@ -97,6 +99,37 @@ def test_gradients_are_those_of_torch(pair):
     for ours, reference in pairs:
         reference = reference.numpy()
         assert np.abs(ours - reference).max() <= 1e-4 * np.abs(reference).max()
+
+
+def test_packed_examples_have_the_losses_and_the_gradient_that_torch_gives_them_one_by_one(pair):
+    import torch
+
+    model, pretrained = pair
+    rng = np.random.default_rng(6)
+    rows = [examples(rng, lengths, 101) for lengths in ([(5, 3), (11, 6), (2, 1)], [(17, 9), (8, 2)])]
+    packed = packed_batch(rows, 25, 13)
+    expected = torch.zeros(2, 3)
+    for row, segment in np.ndindex(2, 3):
+        if segment < len(rows[row]):
+            example = rows[row][segment]
+            alone = plain_batch([example], len(example[0]), len(example[1]))
+            expected[row, segment] = torch_forward(model, alone["inputs"], alone["targets"]).loss * len(example[1])
+    expected.sum().backward()
+
+    def total(params):
+        losses = EncoderDecoderLoss()(pretrained.module, params, packed)
+        return losses.objective.sum(), sum_segments(losses, packed["target_segments"], 3).loss
+
+    grads, losses = jax.grad(total, has_aux=True)(pretrained.params)
+    np.testing.assert_allclose(losses, expected.detach().numpy(), rtol=1e-5)
+    pairs = [
+        (grads["encoder_bias"], model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias),
+        (grads["decoder_bias"], model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias),
+        (grads["token_embedding"], model.shared),
+    ]
+    for ours, theirs in pairs:
+        reference = theirs.weight.grad.numpy()
+        assert np.abs(ours["embedding"] - reference).max() <= 1e-4 * np.abs(reference).max()
 
 
 def test_greedy_generations_are_those_of_torch(pair):
