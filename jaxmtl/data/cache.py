@@ -1,7 +1,7 @@
-"""A SeqIO mixture -> token store: each task's pipeline runs once. The bytes are those of `jaxmtl.feed.tokenise`."""
+"""A SeqIO mixture -> token store: every example is run once. The bytes are those of `jaxmtl.feed.tokenise`."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from jaxmtl.data.seqio_mixtures import task_names
 from jaxmtl.data.seqio_tasks import SpecSource, lengths, source_of
+from jaxmtl.data.shared_pipeline import SharedPipeline, can_share
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.feed.tokenise import cache_rows, task_splits
 from jaxmtl.feed.writer import Rows
@@ -17,6 +18,8 @@ from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.types import InputError, Progress
 
 _log = logging.getLogger(__name__)
+Run = Callable[[str, str], list[dict[str, Any]]]
+"""Runs the pipeline of (seqio task, split): the features of its rows."""
 
 
 def cache_mixture(
@@ -44,20 +47,45 @@ def cache_mixture(
     for task, source in sources.items():
         _check_like_first(task, source, first, description)
     by_spec = {source.task.name: task for task, source in sources.items()}
+    parts = task_splits((source.task for source in sources.values()), splits)
+    names = [(by_spec[task.name], split) for task, split in parts]
+    shared = SharedPipeline([(task, split) for task, split in names if can_share(task)])
 
     def make_rows(task: TaskSpec, split: str) -> Rows:
-        return pipeline_rows(by_spec[task.name], split)
+        name = by_spec[task.name]
+        return pipeline_rows(name, split, shared.run if can_share(name) else own_pipeline)
 
-    parts = task_splits((source.task for source in sources.values()), splits)
     return cache_rows(parts, make_rows, folder, description, first.tokenizer, progress=progress)
 
 
-def pipeline_rows(name: str, split: str) -> Rows:
-    """Runs the SeqIO pipeline of one task over one split.
+def own_pipeline(name: str, split: str) -> list[dict[str, Any]]:
+    """Builds the SeqIO pipeline of one task over one split and runs it.
 
     Args:
       name: a name that `seqio_tasks.register` returned.
       split: name of a split.
+
+    Returns:
+      The features of its rows.
+    """
+    source = source_of(name)
+    dataset = seqio.TaskRegistry.get(name).get_dataset(
+        sequence_length=lengths(source.preprocessing),
+        split=split,
+        shuffle=False,
+        try_in_mem_cache=False,
+        seed=None if source.objective is None else source.objective.seed,
+    )
+    return list(dataset.as_numpy_iterator())
+
+
+def pipeline_rows(name: str, split: str, run: Run = own_pipeline) -> Rows:
+    """Turns what the SeqIO pipeline of one task makes of one split into rows of a store.
+
+    Args:
+      name: a name that `seqio_tasks.register` returned.
+      split: name of a split.
+      run: runs the pipeline.
 
     Returns:
       One row per example, in the split's order; with an objective, one per chunk of a document that is not too short
@@ -71,15 +99,8 @@ def pipeline_rows(name: str, split: str) -> Rows:
     features = list(seqio.TaskRegistry.get(name).output_features)
     if set(features) != {"inputs", "targets"}:
         raise InputError(f"seqio task {name} makes {', '.join(features)}; a token store holds inputs and targets only")
-    dataset = seqio.TaskRegistry.get(name).get_dataset(
-        sequence_length=lengths(source.preprocessing),
-        split=split,
-        shuffle=False,
-        try_in_mem_cache=False,
-        seed=None if source.objective is None else source.objective.seed,
-    )
     try:
-        rows = list(dataset.as_numpy_iterator())
+        rows = run(name, split)
     except tf.errors.OpError as error:
         cause = error.message.strip().splitlines()[0][:200]
         raise InputError(f"seqio task {name}, split {split!r}: its pipeline failed ({cause})") from error

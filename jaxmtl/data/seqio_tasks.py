@@ -20,9 +20,16 @@ from jaxmtl.types import InputError, unknown_name
 tf.config.set_visible_devices([], "GPU")  # the GPU's memory is for JAX
 _PREFIX = re.compile(r"\w+")
 _TEXT = tf.TensorSpec((), tf.string)
-_SIGNATURE = {name: _TEXT for name in ("inputs", "targets", "id", "task")} | {
+SIGNATURE = {name: _TEXT for name in ("inputs", "targets", "id", "task")} | {
     "references": tf.TensorSpec((None,), tf.string)
 }
+"""What an example of a `SpecSource` is."""
+PREPROCESSORS = [
+    seqio.preprocessors.tokenize,
+    seqio.CacheDatasetPlaceholder(),
+    seqio.preprocessors.append_eos_after_trim,
+]
+"""What every task without an objective has, this very list: one row of each example."""
 
 
 class SpecSource(seqio.DataSource):
@@ -95,18 +102,27 @@ class SpecSource(seqio.DataSource):
             raise InputError(f"seqio task of {self.task.name} has one shard, asked for {shard_info.num_shards}")
         indices = _indices(self.task, split)
         order = np.random.default_rng(seed).permutation(len(indices)) if shuffle else range(len(indices))
+        return tf.data.Dataset.from_generator(
+            lambda: self.texts(indices[place] for place in order), output_signature=SIGNATURE
+        )
 
-        def rows() -> Iterator[dict[str, Any]]:
-            for example in (self.task.examples[indices[place]] for place in order):
-                yield {
-                    "inputs": self.preprocessing.prompt(self.task, example, tokenizer=self.tokenizer),
-                    "targets": self.preprocessing.reference(self.task, example),
-                    "id": example.id,
-                    "task": self.task.name,
-                    "references": list(example.targets),
-                }
+    def texts(self, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Builds the texts of examples, one after the other.
 
-        return tf.data.Dataset.from_generator(rows, output_signature=_SIGNATURE)
+        Args:
+          indices: of the task's examples.
+
+        Yields:
+          The fields of `SIGNATURE`.
+        """
+        for example in (self.task.examples[index] for index in indices):
+            yield {
+                "inputs": self.preprocessing.prompt(self.task, example, tokenizer=self.tokenizer),
+                "targets": self.preprocessing.reference(self.task, example),
+                "id": example.id,
+                "task": self.task.name,
+                "references": list(example.targets),
+            }
 
 
 def seqio_name(prefix: str, task_name: str) -> str:
@@ -165,12 +181,7 @@ def register(
         seqio.TaskRegistry.add(
             name,
             source=source,
-            preprocessors=[
-                seqio.preprocessors.tokenize,
-                seqio.CacheDatasetPlaceholder(),
-                *([] if objective is None else [functools.partial(text_pipeline.preprocess, objective=objective)]),
-                seqio.preprocessors.append_eos_after_trim,
-            ],
+            preprocessors=PREPROCESSORS if objective is None else _with_objective(objective),
             output_features=features,
             postprocess_fn=postprocess if objective is None else None,
             metric_fns=[rouge_l, exact_match] if objective is None else [],
@@ -243,6 +254,11 @@ def _features(tokenizer: Tokenizer, more: Iterable[str]) -> dict[str, Any]:
     ends = {"inputs": adds_end(tokenizer), "targets": True}
     ends |= {name: True for name in more if name not in ends}
     return {name: seqio.Feature(vocabulary(tokenizer), add_eos=end) for name, end in ends.items()}
+
+
+def _with_objective(objective: text_pipeline.Objective) -> list[Any]:
+    *before, last = PREPROCESSORS
+    return [*before, functools.partial(text_pipeline.preprocess, objective=objective), last]
 
 
 def _indices(task: TaskSpec, split: str) -> Sequence[int]:

@@ -173,8 +173,8 @@ def test_caching_goes_on_where_it_was_stopped(
         data.cache.cache_mixture("resume", ["train"], tmp_path / "store", progress=stop)
     assert not (tmp_path / "store").exists()
     made: list[str] = []
-    run = data.cache.pipeline_rows
-    monkeypatch.setattr(data.cache, "pipeline_rows", lambda *args: made.append(args[0]) or run(*args))
+    run = data.cache.SharedPipeline.run
+    monkeypatch.setattr(data.cache.SharedPipeline, "run", lambda self, *part: made.append(part[0]) or run(self, *part))
     store = data.cache.cache_mixture("resume", ["train"], tmp_path / "store")
     assert made == ["resume:a"]
     assert store.sizes("train").tolist() == [12, 30, 5]
