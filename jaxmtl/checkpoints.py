@@ -5,6 +5,7 @@ step, stream state, dropout key, metric sums, early stopping). Orbax writes each
 the end, so a folder named by a number is always whole. The best step is named in the newest checkpoint's progress.
 """
 
+import contextlib
 import dataclasses
 import functools
 import os
@@ -14,14 +15,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxmtl.types import InputError
+from jaxmtl.weights.refusals import check_same_shapes, damaged, reason
 
 FOLDER = "checkpoints"
 PARAMS, OPTIMIZER, PROGRESS = "params", "optimizer", "progress"
 SPARE_BYTES = 1 << 20
+ADVICE_IF_DAMAGED = "remove this folder to go on from the one before it"
+ADVICE_IF_OTHER = "use the sizes and the optimiser it was made with, or another run folder"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ def find_start(
             return dataclasses.replace(start, progress=kept)  # the other run's best lies in its own folder
     if pretrained is not None:
         given = pretrained()
-        check_same_shapes(given, params, "the pretrained weights")
+        check_same_shapes(given, params, "the pretrained weights", "give the model the sizes of the weights")
         # Copied, because training reuses the memory of its parameters, which may be the caller's.
         place = lambda leaf, to: jax.device_put(leaf.astype(to.dtype), to.sharding, may_alias=False)
         return Start("pretrained weights", jax.tree.map(place, given, params))
@@ -117,6 +120,7 @@ class Checkpoints:
           read_only: leaves the folder as it is.
         """
         self.folder = pathlib.Path(run_dir).absolute() / FOLDER
+        self._made = [] if read_only else [path for path in (self.folder, self.folder.parent) if not path.exists()]
         self._best_step: int | None = None
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_Keep(keep, lambda: self._best_step),
@@ -189,9 +193,9 @@ class Checkpoints:
             metadata = self._manager.item_metadata(step)
             saved = (metadata[PARAMS].tree, metadata[OPTIMIZER].tree)
         except Exception as error:
-            raise _damaged(path, error) from error
-        check_same_shapes(saved[0], params, f"{path}/{PARAMS}")
-        check_same_shapes(saved[1], opt_state, f"{path}/{OPTIMIZER}")
+            raise damaged(path, error, ADVICE_IF_DAMAGED) from error
+        for name, found, wanted in ((PARAMS, saved[0], params), (OPTIMIZER, saved[1], opt_state)):
+            check_same_shapes(found, wanted, f"{path}/{name}", ADVICE_IF_OTHER)
         items = {
             PARAMS: ocp.args.StandardRestore(params),
             OPTIMIZER: ocp.args.StandardRestore(opt_state),
@@ -200,7 +204,7 @@ class Checkpoints:
         try:
             found = self._manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error, ADVICE_IF_DAMAGED) from error
         self._best_step = found[PROGRESS].get("best_step")
         return Start(str(path), found[PARAMS], found[OPTIMIZER], found[PROGRESS])
 
@@ -209,8 +213,11 @@ class Checkpoints:
         self._guard(None, self._manager.wait_until_finished)
 
     def close(self) -> None:
-        """Waits for the last save and closes."""
+        """Waits for the last save and closes; a run that never saved leaves no folder that looks like a run."""
         self._guard(None, self._manager.close)
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # it is not empty
+                folder.rmdir()
 
     def _guard(self, step: int | None, act: Callable[[], Any]) -> None:
         """Turns any failure to write, also one of a save in the background, into an error for the user."""
@@ -219,7 +226,7 @@ class Checkpoints:
         except Exception as error:
             what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
             raise InputError(
-                f"{self.folder}: {what} could not be written ({_reason(error)}); the ones before it are whole; "
+                f"{self.folder}: {what} could not be written ({reason(error)}); the ones before it are whole; "
                 "make room or choose another run folder, then start the same command again"
             ) from error
 
@@ -245,38 +252,3 @@ class _Keep:
         """Says of each checkpoint, oldest first, whether it stays."""
         newest = {checkpoint.step for checkpoint in checkpoints[-self.num_newest :]}
         return [checkpoint.step in newest or checkpoint.step == self.best_step() for checkpoint in checkpoints]
-
-
-def check_same_shapes(found: Any, wanted: Any, where: str) -> None:
-    """Raises InputError that names the first leaf that is missing, not wanted, or of another shape.
-
-    Args:
-      found: tree whose leaves have a shape.
-      wanted: tree whose leaves have a shape.
-      where: what `found` is, for the message.
-    """
-    ours, theirs = _shapes(wanted), _shapes(found)
-    for path in sorted(ours.keys() | theirs.keys()):
-        if ours.get(path) != theirs.get(path):
-            have, need = (f"shape {shapes[path]}" if path in shapes else "nothing" for shapes in (theirs, ours))
-            raise InputError(
-                f"{where}: does not fit this model at {path}: found {have}, expected {need}; "
-                "use the sizes and the optimiser it was made with, or another run folder"
-            )
-
-
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda leaf: hasattr(leaf, "shape"))
-    name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
-    return {name(path): tuple(np.shape(leaf) if not hasattr(leaf, "shape") else leaf.shape) for path, leaf in leaves}
-
-
-def _damaged(path: pathlib.Path, error: Exception) -> InputError:
-    return InputError(
-        f"{path}: this checkpoint cannot be read ({_reason(error)}); remove this folder to go on from the one before it"
-    )
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__

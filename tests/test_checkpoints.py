@@ -184,6 +184,16 @@ def test_an_unfinished_save_is_cleared_away(tmp_path):
     assert steps(tmp_path) == [1]
 
 
+def test_a_run_that_never_saved_leaves_no_folder_behind(tmp_path):
+    with Checkpoints(tmp_path / "run") as store:
+        assert store.latest() is None
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    with Checkpoints(tmp_path / "mine"):
+        pass
+    assert (tmp_path / "mine").is_dir() and not list((tmp_path / "mine").iterdir())
+
+
 def test_a_nearly_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
     save(tmp_path, 1)
     full = shutil.disk_usage(tmp_path)._replace(free=10)

@@ -6,16 +6,22 @@ from jaxmtl.weights.pretrained import (
     load_pretrained,
     resize_vocabulary,
     save_pretrained,
+    seed_of,
     step_of,
+    tokenizer_of,
     write_config,
 )
+from jaxmtl.weights.vocabulary import check_reads
 
 __all__ = [
     "Pretrained",
+    "check_reads",
     "load_module",
     "load_pretrained",
     "resize_vocabulary",
     "save_pretrained",
+    "seed_of",
     "step_of",
+    "tokenizer_of",
     "write_config",
 ]

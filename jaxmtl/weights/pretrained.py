@@ -20,6 +20,7 @@ from jaxmtl.tokenizers import Tokenizer, load_tokenizer
 from jaxmtl.types import InputError, unknown_name
 from jaxmtl.weights import key_table, run_folder, t5_map
 from jaxmtl.weights.json_file import read_object
+from jaxmtl.weights.refusals import reason
 from jaxmtl.weights.safetensors_io import TensorFolder, write_tensors
 
 FAMILIES: Mapping[str, ModuleType] = {t5_map.MODEL_TYPE: t5_map}
@@ -96,6 +97,22 @@ def load_module(path: str | os.PathLike, *, dtype: str = "float32") -> nn.Module
     folder = _find(path)
     family, config = _config_of_run(folder, dtype) if run_folder.is_run(folder) else _config_of(folder, dtype)
     return family.MODULE(config)
+
+
+def tokenizer_of(path: str | os.PathLike) -> Tokenizer | None:
+    """Loads only a model's tokenizer.
+
+    Args:
+      path: as in `load_pretrained`.
+
+    Returns:
+      The tokenizer, None where the folder has none.
+
+    Raises:
+      InputError: if nothing is found at `path`, or the tokenizer is damaged.
+    """
+    folder = _find(path)
+    return _tokenizer_in(folder / run_folder.MODEL if run_folder.is_run(folder) else folder)
 
 
 def save_pretrained(folder: str | os.PathLike, pretrained: Pretrained) -> None:
@@ -189,8 +206,9 @@ def _find(path: str | os.PathLike) -> pathlib.Path:
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(str(path), allow_patterns=list(HUB_FILES)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: no such folder, and the hub did not give a model of this name ({reason})") from error
+        raise InputError(
+            f"{path}: no such folder, and the hub did not give a model of this name ({reason(error)})"
+        ) from error
 
 
 def _read_config(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
@@ -240,14 +258,17 @@ def _sizes(table: key_table.Table, params: Any) -> dict[str, int]:
 
 
 def _with_tokenizer(config: Any, module: nn.Module, params: Any, folder: pathlib.Path) -> Pretrained:
-    found = any((folder / file).exists() for file in TOKENIZER_FILES)
-    tokenizer = load_tokenizer(folder) if found else None
+    tokenizer = _tokenizer_in(folder)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding only {config.vocab_size} rows;"
             " they do not belong together"
         )
     return Pretrained(config, module, params, tokenizer)
+
+
+def _tokenizer_in(folder: pathlib.Path) -> Tokenizer | None:
+    return load_tokenizer(folder) if any((folder / file).exists() for file in TOKENIZER_FILES) else None
 
 
 def step_of(path: str | os.PathLike) -> int:
@@ -258,3 +279,13 @@ def step_of(path: str | os.PathLike) -> int:
     """
     folder = pathlib.Path(path)
     return run_folder.best_step(folder) if run_folder.is_run(folder) else 0
+
+
+def seed_of(path: str | os.PathLike) -> int:
+    """Returns the seed that a run folder was trained with; 0 for other models.
+
+    Args:
+      path: as in `load_pretrained`.
+    """
+    folder = pathlib.Path(path)
+    return run_folder.newest_progress(folder)["seed"] if run_folder.is_run(folder) else 0

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from jaxmtl.types import InputError
-from jaxmtl.weights.key_table import flat
+from jaxmtl.weights.refusals import check_same_shapes, damaged
 
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
+ADVICE_IF_DAMAGED = "remove its folder or choose another run"
 
 
 def is_run(folder: pathlib.Path) -> bool:
@@ -24,14 +25,19 @@ def steps(folder: pathlib.Path) -> list[int]:
     return sorted(int(path.name) for path in (folder / CHECKPOINTS).iterdir() if path.name.isdigit())
 
 
-def best_step(folder: pathlib.Path) -> int:
-    """Finds the checkpoint to use: the best one if the newest names it, else the newest.
+def is_trained(folder: pathlib.Path) -> bool:
+    """Returns whether a folder is a run folder with a complete checkpoint."""
+    return is_run(folder) and bool(steps(folder))
+
+
+def newest_progress(folder: pathlib.Path) -> dict[str, Any]:
+    """Reads what the newest checkpoint says about the run.
 
     Args:
       folder: the run folder.
 
     Returns:
-      Its step.
+      JSON values by name, "seed" and "best_step" among them.
 
     Raises:
       InputError: if there is no complete checkpoint, or the newest cannot be read.
@@ -42,9 +48,24 @@ def best_step(folder: pathlib.Path) -> int:
     path = folder / CHECKPOINTS / str(found[-1]) / "progress"
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         try:
-            best = checkpointer.restore(path.absolute()).get("best_step")
+            return checkpointer.restore(path.absolute())
         except Exception as error:
-            raise _damaged(path, error) from error
+            raise damaged(path, error, ADVICE_IF_DAMAGED) from error
+
+
+def best_step(folder: pathlib.Path) -> int:
+    """Finds the checkpoint to use: the best one if the newest names it, else the newest.
+
+    Args:
+      folder: the run folder.
+
+    Returns:
+      Its step.
+
+    Raises:
+      InputError: as in `newest_progress`.
+    """
+    best, found = newest_progress(folder).get("best_step"), steps(folder)
     return best if best in found else found[-1]
 
 
@@ -69,30 +90,12 @@ def read_params(folder: pathlib.Path, shapes: Any, shardings: Any, dtype: str) -
         try:
             found = checkpointer.metadata(path.absolute()).item_metadata.tree
         except Exception as error:
-            raise _damaged(path, error) from error
-        _check(found, shapes, str(path))
+            raise damaged(path, error, ADVICE_IF_DAMAGED) from error
+        check_same_shapes(found, shapes, str(path), "model/config.json is another model's, or of another run")
         wanted = jax.tree.map(
             lambda s, to: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype), sharding=to), shapes, shardings
         )
         try:
             return checkpointer.restore(path.absolute(), wanted)
         except Exception as error:
-            raise _damaged(path, error) from error
-
-
-def _damaged(path: pathlib.Path, error: Exception) -> InputError:
-    """Orbax tells damage by errors of many types."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-    return InputError(f"{path}: this checkpoint cannot be read ({reason}); remove its folder or choose another run")
-
-
-def _check(found: Any, shapes: Any, where: str) -> None:
-    """Refuses a checkpoint whose leaves are not those of `model/config.json`."""
-    theirs = {path: tuple(leaf.shape) for path, leaf in flat(found).items()}
-    ours = {path: tuple(leaf.shape) for path, leaf in flat(shapes).items()}
-    for path in sorted(ours.keys() | theirs.keys()):
-        if ours.get(path) != theirs.get(path):
-            raise InputError(
-                f"{where}: {path} has shape {theirs.get(path)}, model/config.json asks for {ours.get(path)}; "
-                "the folder mixes two models"
-            )
+            raise damaged(path, error, ADVICE_IF_DAMAGED) from error
