@@ -45,7 +45,8 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequen
       The mesh.
 
     Raises:
-      InputError: if the axes need more devices than there are or, with data = -1, do not divide their number.
+      InputError: if the axes need more devices than there are or, with data = -1, do not divide their number, or a
+        process would have no device.
     """
     devices = jax.devices() if devices is None else devices
     if data == -1:
@@ -59,6 +60,13 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequen
         raise InputError(
             f"mesh data={data} fsdp={fsdp} tensor={tensor} needs {count} devices, each axis at least 1; "
             f"there are {len(devices)}"
+        )
+    processes = lambda devices: {device.process_index for device in devices}
+    idle = sorted(processes(devices) - processes(devices[:count]))
+    if idle:
+        raise InputError(
+            f"mesh data={data} fsdp={fsdp} tensor={tensor} takes {count} of {len(devices)} devices and none of process "
+            f"{idle[0]}; take all of them, as data=-1 does, or start fewer processes"
         )
     axis_types = (AxisType.Auto,) * 3
     return jax.make_mesh((data, fsdp, tensor), ("data", "fsdp", "tensor"), axis_types, devices=devices[:count])
@@ -108,6 +116,35 @@ def shardings_for(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Returns the sharding of batch fields: rows over `data` and `fsdp`, the rest whole."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+
+
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+    """Finds out which rows of each batch this process feeds; processes that a tensor axis spans feed the same ones.
+
+    Args:
+      mesh: the mesh.
+
+    Returns:
+      Which share it is, and the number of shares; a share's rows are those of its devices, in the mesh's order.
+
+    Raises:
+      InputError: if processes would feed shares of different sizes, or share some of their rows.
+    """
+    rows = mesh.devices.reshape(-1, mesh.shape["tensor"])
+    held: dict[int, list[int]] = {}
+    for row, devices in enumerate(rows):
+        for process in sorted({device.process_index for device in devices}):
+            held.setdefault(process, []).append(row)
+    shares = sorted({tuple(part) for part in held.values()})
+    mine = tuple(held.get(jax.process_index(), ()))
+    is_partition = sorted(row for share in shares for row in share) == list(range(len(rows)))
+    if mine not in shares or not is_partition or len({len(share) for share in shares}) > 1:
+        axes = " ".join(f"{name}={size}" for name, size in mesh.shape.items())
+        raise InputError(
+            f"mesh {axes}: processes cannot share a batch evenly, by process they would hold the parts {held}; choose "
+            "data times fsdp as a multiple of the processes, or tensor as a multiple of one process's devices"
+        )
+    return shares.index(mine), len(shares)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
