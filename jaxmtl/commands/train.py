@@ -7,16 +7,20 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jaxmtl.commands.evaluate import git_hash
 from jaxmtl.types import InputError
 
 if TYPE_CHECKING:
     import flax.linen as nn
+    from jax.sharding import Mesh
 
     from jaxmtl.evals.periodic import GenerationEvaluation
     from jaxmtl.feed.batching import Stream
     from jaxmtl.feed.store import TokenStore
+    from jaxmtl.tokenizers import Tokenizer
     from jaxmtl.training.loop import Evaluation, Result, Run
     from jaxmtl.training.validation import ValidationLoss
+    from jaxmtl.writers import Writer
 
 HELP = "train a model on a token store"
 TAKES_GIN = True
@@ -46,6 +50,25 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     return int(result.status == TERMINATED)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the evaluations of a training run are made of.
+
+    Attributes:
+      store: the tokenised examples.
+      module: the model.
+      mesh: the devices.
+      run_dir: the run folder.
+      config_hash: hash of the config.
+    """
+
+    store: "TokenStore"
+    module: "nn.Module"
+    mesh: "Mesh"
+    run_dir: pathlib.Path
+    config_hash: str
+
+
 def train(
     *,
     run_dir: str | os.PathLike,
@@ -53,7 +76,10 @@ def train(
     store: "TokenStore",
     make_stream: Callable[..., "Stream"],
     make_run: Callable[..., "Run"],
-    make_evaluations: Sequence[Callable[..., "Evaluation"]] = (),
+    tokenizer: "Tokenizer | None" = None,
+    mesh: "Mesh | None" = None,
+    make_evaluations: "Sequence[Callable[[Parts], Evaluation]]" = (),
+    make_writers: "Sequence[Callable[[pathlib.Path], Writer]]" = (),
     config_text: Callable[[], str] = str,
     operative_text: Callable[[], str] = str,
     config_hash: str = "",
@@ -61,12 +87,15 @@ def train(
     """Puts model, store and run folder together and trains.
 
     Args:
-      run_dir: the run folder.
+      run_dir: the run folder; nothing in it changes before the run is known to fit.
       module: the model.
       store: the tokenised examples.
       make_stream: called with the store, gives the training batches.
       make_run: `loop.Run` with its other fields bound.
-      make_evaluations: called with `store=`, `module=`, `run_dir=`.
+      tokenizer: what the model was trained with before; None if it starts from random weights or has none.
+      mesh: devices; all of them along `data` if None.
+      make_evaluations: called with the parts of the run.
+      make_writers: called with the run folder, give writers besides `metrics.jsonl` and the console.
       config_text: gives the config as text, written to `config.gin`.
       operative_text: gives the config with all values used, which replaces it once they are known.
       config_hash: hash of the config.
@@ -75,51 +104,38 @@ def train(
       How the run ended.
 
     Raises:
-      InputError: if the model has fewer embedding rows than the store's vocabulary has tokens.
+      InputError: if model, store, run folder and mesh do not fit together.
     """
-    import jax
-
+    from jaxmtl.partitioning import batch_share, make_mesh
     from jaxmtl.training import loop
-    from jaxmtl.weights import write_config
+    from jaxmtl.weights import check_reads
+    from jaxmtl.writers import MultiWriter
 
-    vocabulary = store.manifest.vocabulary
-    if module.config.vocab_size < vocabulary.size:
-        raise InputError(
-            f"the model has {module.config.vocab_size} embedding rows, token store {store.folder} a vocabulary of "
-            f"{vocabulary.size}; choose a model with more rows or cache with its own vocabulary"
-        )
-    folder = pathlib.Path(run_dir)
-    stream = make_stream(store)
+    check_reads(module.config, tokenizer, store)
+    folder, mesh = pathlib.Path(run_dir), mesh or make_mesh()
+    share, num_shares = batch_share(mesh)
+    stream = make_stream(store, host_index=share, num_hosts=num_shares)
+    parts = Parts(store=store, module=module, mesh=mesh, run_dir=folder, config_hash=config_hash)
     run = make_run(
         module=module,
         stream=stream,
         task_names=stream.rows.names,
         run_dir=folder,
-        evaluations=[make(store=store, module=module, run_dir=folder) for make in make_evaluations],
+        mesh=mesh,
+        evaluations=[make(parts) for make in make_evaluations],
+        writer=MultiWriter((loop.standard_writer(folder), *(make(folder) for make in make_writers))),
+        on_ready=lambda: _describe(parts, operative_text() or config_text()),
         config_hash=config_hash,
     )
-    if jax.process_index() == 0:
-        write_config(folder / "model", module.config)
-        store.tokenizer().save(folder / "model")
-        _write(folder / "config.gin", operative_text() or config_text())
+    _check_continued([folder, run.resume_from], module, store)
     return loop.train(run)
 
 
-def validation_loss(
-    *,
-    store: "TokenStore",
-    module: "nn.Module",
-    run_dir: object,
-    split: str = "validation",
-    batch_size: int = 16,
-    every: int,
-) -> "ValidationLoss":
+def validation_loss(parts: Parts, *, split: str = "validation", batch_size: int = 16, every: int) -> "ValidationLoss":
     """Measures the loss on a split of the store from time to time.
 
     Args:
-      store: the tokenised examples.
-      module: the model.
-      run_dir: not used.
+      parts: parts of the run.
       split: split to measure; its name is that of the metrics.
       batch_size: rows per batch, over all hosts.
       every: steps between two passes.
@@ -127,58 +143,58 @@ def validation_loss(
     Returns:
       The evaluation.
     """
-    import jax
-
     from jaxmtl.feed.batching import eval_stream
+    from jaxmtl.partitioning import batch_share
     from jaxmtl.training.validation import ValidationLoss
 
-    batches = eval_stream(
-        store, split, batch_size=batch_size, host_index=jax.process_index(), num_hosts=jax.process_count()
-    )
-    return ValidationLoss(
-        name=split, every=every, module=module, task_names=store.task_names(split), batches=lambda: batches
-    )
+    share, num_shares = batch_share(parts.mesh)
+    batches = eval_stream(parts.store, split, batch_size=batch_size, host_index=share, num_hosts=num_shares)
+    names = parts.store.task_names(split)
+    return ValidationLoss(name=split, every=every, module=parts.module, task_names=names, batches=lambda: batches)
 
 
 def generation(
+    parts: Parts,
     *,
-    store: "TokenStore",
-    module: "nn.Module",
-    run_dir: str | os.PathLike,
     split: str = "test",
     every: int,
     batch_size: int = 32,
     max_tokens: int = 128,
     max_examples: int | None = None,
+    study: str = "",
+    seed: int = 0,
 ) -> "GenerationEvaluation":
     """Generates for a split of the store from time to time and scores the texts.
 
     Args:
-      store: the tokenised examples.
-      module: the model.
-      run_dir: the run folder; results go to its `evaluations/SPLIT`.
+      parts: parts of the run; results go to `evaluations/SPLIT` of its folder.
       split: split to score.
       every: steps between two passes.
       batch_size: examples computed at once.
       max_tokens: most tokens of a text.
       max_examples: most examples of each task; None for all.
+      study: study the records belong to.
+      seed: the run's seed, for the records.
 
     Returns:
       The evaluation.
     """
     from jaxmtl.evals.periodic import GenerationEvaluation
+    from jaxmtl.evals.summary import Labels
     from jaxmtl.weights import Pretrained
 
+    name = parts.run_dir.resolve().name
     return GenerationEvaluation(
         name=split,
         every=every,
-        pretrained=Pretrained(module.config, module, None, store.tokenizer()),
-        store=store,
+        pretrained=Pretrained(parts.module.config, parts.module, None, parts.store.tokenizer()),
+        store=parts.store,
         split=split,
-        run_dir=pathlib.Path(run_dir) / "evaluations" / split,
+        run_dir=parts.run_dir / "evaluations" / split,
         batch_size=batch_size,
         max_tokens=max_tokens,
         max_examples=max_examples,
+        labels=Labels(study=study, run=name, seed=seed, config_hash=parts.config_hash, git_hash=git_hash()),
     )
 
 
@@ -191,6 +207,17 @@ def weights_of(*, path: str) -> Callable[[Any], Any]:
     from jaxmtl.weights import load_pretrained
 
     return lambda mesh: load_pretrained(path, mesh=mesh).params
+
+
+def tokenizer_of(*, path: str) -> "Tokenizer | None":
+    """Returns the tokenizer of a folder's or hub id's model, None if it has none.
+
+    Args:
+      path: what `load_pretrained` takes.
+    """
+    from jaxmtl import weights
+
+    return weights.tokenizer_of(path)
 
 
 def module_of(*, path: str, **overrides: Any) -> "nn.Module":
@@ -206,8 +233,23 @@ def module_of(*, path: str, **overrides: Any) -> "nn.Module":
     return type(module)(dataclasses.replace(module.config, **overrides))
 
 
-def _write(path: pathlib.Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+def _check_continued(runs: "Sequence[str | os.PathLike | None]", module: "nn.Module", store: "TokenStore") -> None:
+    """Refuses to continue runs that were trained with another vocabulary."""
+    from jaxmtl.weights import check_reads, run_folder, tokenizer_of
+
+    for folder in runs:
+        if folder is not None and run_folder.is_trained(pathlib.Path(folder)):
+            check_reads(module.config, tokenizer_of(folder), store)
+
+
+def _describe(parts: Parts, config: str) -> None:
+    """Writes what the run folder's checkpoints are, on the first host."""
+    import jax
+
+    from jaxmtl.files import write_whole
+    from jaxmtl.weights import run_folder, write_config
+
+    if jax.process_index() == 0:
+        write_config(parts.run_dir / run_folder.MODEL, parts.module.config)
+        parts.store.tokenizer().save(parts.run_dir / run_folder.MODEL)
+        write_whole(parts.run_dir / "config.gin", config)

@@ -60,7 +60,7 @@ class Run:
     """What a training run is made of.
 
     Attributes:
-      module: the model; see `jaxmtl.models`.
+      module: the model, see `jaxmtl.models`; its `config.pad_id` is the id that fills up the stream's inputs.
       stream: endless batches of training examples.
       task_names: N names; a batch's `task_ids` index them.
       run_dir: the run folder; nothing is written elsewhere.
@@ -78,7 +78,8 @@ class Run:
       evaluations: what to measure while training.
       early_stopping: which metric is followed, and when to stop.
       log_every: steps between lines of `metrics.jsonl`.
-      writer: where numbers go; `metrics.jsonl` and the console if None.
+      writer: where numbers go; `standard_writer` if None.
+      on_ready: called once, after the first step of this start: from then on it is known that everything fits.
       config_hash: hash of the run's config, kept with checkpoints.
     """
 
@@ -101,6 +102,7 @@ class Run:
     early_stopping: EarlyStopping | None = None
     log_every: int = 10
     writer: Writer | None = None
+    on_ready: Callable[[], None] = lambda: None
     config_hash: str = ""
 
     def __post_init__(self) -> None:
@@ -173,14 +175,17 @@ def train(run: Run) -> Result:
         signal = stack.enter_context(StopSignal())
         begun = _begin(run, stack)
         state, sums, best, writer = begun.state, begun.sums, begun.best, begun.writer
-        step, status = int(state.step), STOPPED_EARLY if is_over(run.early_stopping, begun.best) else FINISHED
+        step = first = int(state.step)
+        status = STOPPED_EARLY if is_over(run.early_stopping, best) else FINISHED
         run_step = CompiledStep(_step_function(run, begun.plan), begun.plan, writer.note)
-        batches = stack.enter_context(Prefetcher(run.stream, batch_sharding(begun.plan.mesh)))
+        batches = stack.enter_context(_prefetcher(run, begun.plan))
         watch, speed = Watch(sums, run.task_names, begun.store.describe), Speed()
 
         while step < run.num_steps and status == FINISHED:
             fetched = next(batches)
             state, metrics = run_step(state, fetched.batch)
+            if step == first:
+                run.on_ready()
             step += 1
             watch.push(step, fetched.task_ids, metrics)
             speed.add(fetched.num_tokens)
@@ -230,6 +235,11 @@ def evaluate(evaluations: Iterable[Evaluation], params: Any, step: int) -> dict[
     }
 
 
+def standard_writer(run_dir: pathlib.Path) -> Writer:
+    """Returns what writes to `metrics.jsonl` of a run folder and to the console."""
+    return MultiWriter((JsonLinesWriter(run_dir / METRICS_FILE), console_writer()))
+
+
 def _begin(run: Run, stack: contextlib.ExitStack) -> _Begun:
     """Opens the run folder, plans, finds the start and says what will happen."""
     run_dir, began = pathlib.Path(run.run_dir), time.monotonic()
@@ -271,11 +281,15 @@ def _step_function(run: Run, plan: Plan) -> Callable[..., Any]:
     return functools.partial(train_step, plan=plan, objective=run.objective, **options)
 
 
+def _prefetcher(run: Run, plan: Plan) -> Prefetcher:
+    return Prefetcher(run.stream, batch_sharding(plan.mesh), run.module.config.pad_id)
+
+
 def _writer(run: Run, run_dir: pathlib.Path) -> Writer:
     """Returns the run's writer on the first host, and one that writes nothing on the others."""
     if jax.process_index() != 0:
         return MultiWriter(())
-    return run.writer or MultiWriter((JsonLinesWriter(run_dir / METRICS_FILE), console_writer()))
+    return run.writer or standard_writer(run_dir)
 
 
 def _progress(run: Run, state: TrainState, sums: IntervalSums, best: Best, stream_state: Any) -> dict[str, Any]:

@@ -5,12 +5,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import jax
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import Mesh, NamedSharding
 
+from jaxmtl.partitioning import batch_share
 from jaxmtl.types import Batch, InputError
 
 
@@ -18,7 +19,7 @@ class Stream(Protocol):
     """An iterator of batches that can be stopped and continued."""
 
     def __next__(self) -> Batch:
-        """Returns the next batch (this host's rows)."""
+        """Returns the next batch: this host's rows, see `partitioning.batch_share`."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -54,17 +55,18 @@ class Prefetcher:
       waited: seconds that the consumer has waited for input so far.
     """
 
-    def __init__(self, stream: Stream, sharding: Sharding, depth: int = 2) -> None:
+    def __init__(self, stream: Stream, sharding: NamedSharding, pad_id: int, depth: int = 2) -> None:
         """Starts to read.
 
         Args:
           stream: where batches come from; nobody else may use it meanwhile.
           sharding: how rows are split over devices.
+          pad_id: id that fills up inputs.
           depth: batches held ready.
         """
         self.waited = 0.0
         self._num_batches = 0
-        self._stream, self._sharding = stream, sharding
+        self._stream, self._sharding, self._pad_id = stream, sharding, pad_id
         self._queue: queue.Queue[Fetched | BaseException] = queue.Queue(depth)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, name="prefetch", daemon=True)
@@ -93,7 +95,7 @@ class Prefetcher:
     def _read(self) -> None:
         while not self._stop.is_set():
             try:
-                item: Fetched | BaseException = fetch(self._stream, self._sharding)
+                item: Fetched | BaseException = fetch(self._stream, self._sharding, self._pad_id)
                 self._num_batches += 1
             except StopIteration:
                 item = InputError(f"the training stream ended after {self._num_batches} batches; it must not end")
@@ -103,26 +105,27 @@ class Prefetcher:
                 return
 
 
-def fetch(stream: Stream, sharding: Sharding) -> Fetched:
+def fetch(stream: Stream, sharding: NamedSharding, pad_id: int) -> Fetched:
     """Draws one batch and copies it to the devices.
 
     Args:
       stream: where it comes from.
       sharding: how its rows are split over devices.
+      pad_id: id that fills up inputs.
 
     Returns:
       The batch with what the host needs to know about it.
     """
     batch = next(stream)
-    num_tokens = int(np.count_nonzero(batch["inputs"]) + np.count_nonzero(batch["loss_mask"]))
+    num_tokens = int(np.count_nonzero(batch["inputs"] != pad_id) + np.count_nonzero(batch["loss_mask"]))
     return Fetched(to_devices(batch, sharding), np.array(batch["task_ids"]), num_tokens, stream.state())
 
 
-def to_devices(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
+def to_devices(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
     """Makes global arrays of this host's rows.
 
     Args:
-      batch: this host's rows.
+      batch: this host's rows: its share as `partitioning.batch_share` tells.
       sharding: how rows are split over devices.
 
     Returns:
@@ -131,14 +134,17 @@ def to_devices(batch: Batch, sharding: Sharding) -> dict[str, jax.Array]:
     Raises:
       InputError: if the rows cannot be split evenly.
     """
-    rows = len(batch["inputs"]) * jax.process_count()
+    _, num_shares = batch_share(cast(Mesh, sharding.mesh))
+    rows = len(batch["inputs"]) * num_shares
     try:
         sharding.shard_shape((rows,))
     except ValueError as error:
         raise InputError(
             f"a batch of {rows} rows does not split evenly over the mesh's axes data and fsdp; change batch or mesh"
         ) from error
-    return {name: jax.make_array_from_process_local_data(sharding, field) for name, field in batch.items()}
+    # Without the whole shape, rows that hosts have in common would be taken for rows of their own.
+    place = lambda field: jax.make_array_from_process_local_data(sharding, field, (rows, *field.shape[1:]))
+    return {name: place(field) for name, field in batch.items()}
 
 
 def _put(items: queue.Queue, item: Any, stopped: Callable[[], bool]) -> bool:

@@ -34,16 +34,25 @@ def quickly():
         yield
 
 
-@pytest.fixture(scope="session")
-def store(tmp_path_factory):
-    """A store of four embedded tasks, made without TensorFlow."""
-    folder = tmp_path_factory.mktemp("commands")
+def make_store(folder, vocab_size):
+    """Makes a store of four embedded tasks, without TensorFlow."""
     tasks = list(catalog.load("toy", None, num_examples=16).values())[:4]
     texts = [text for task in tasks for one in task.examples for text in (task.definition, one.inputs, *one.targets)]
-    tokenizer = train_sentencepiece(texts, folder / "spiece.model", 260, 10)
+    tokenizer = train_sentencepiece(texts, folder / "spiece.model", vocab_size, 10)
     prompt = functools.partial(prompts.tk_instruct, max_tokens=64)
     preprocessing = Preprocessing(prompt=prompt, max_input_tokens=64, max_target_tokens=24)
     return cache_tasks(tasks, ("train", "validation", "test"), folder / "store", preprocessing, tokenizer).folder
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("commands"), 260)
+
+
+@pytest.fixture(scope="session")
+def other_store(tmp_path_factory):
+    """The same tasks in another vocabulary."""
+    return make_store(tmp_path_factory.mktemp("other"), 250)
 
 
 @pytest.fixture(scope="session")

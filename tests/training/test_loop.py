@@ -219,6 +219,19 @@ def test_a_batch_that_does_not_fit_the_mesh_is_refused(tmp_path):
         train(toy_run(tmp_path, stream=ToyStream(rows=6), mesh=make_mesh(data=4)))
 
 
+def test_a_run_is_ready_once_its_first_step_is_made(tmp_path):
+    ready = []
+    on_ready = lambda: ready.append(checkpoint_steps(tmp_path))
+    with pytest.raises(InputError, match="microbatches"):
+        train(toy_run(tmp_path, num_microbatches=3, on_ready=on_ready))
+    assert ready == []
+    policy = CheckpointPolicy(every=1)
+    train(toy_run(tmp_path, num_steps=2, checkpoints=policy, on_ready=on_ready))
+    assert ready == [[]], "called more than once, or after a checkpoint"
+    train(toy_run(tmp_path, num_steps=3, checkpoints=policy, on_ready=on_ready))
+    assert ready == [[], [1, 2]]
+
+
 @pytest.mark.parametrize("field", ["num_steps", "log_every", "num_microbatches"])
 def test_counts_below_one_are_refused(tmp_path, field):
     with pytest.raises(InputError, match=field):

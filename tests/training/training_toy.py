@@ -20,6 +20,7 @@ V, D, L = 128, 16, 2
 
 @dataclasses.dataclass(frozen=True)
 class TinyConfig:
+    pad_id: int = 0
     decoder_start_id: int = 0
     dropout_rate: float = 0.1
 
