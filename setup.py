@@ -26,7 +26,12 @@ BASE = [
     "matplotlib>=3.8",
     "psutil>=5.9",
 ]
-DATA = ["seqio>=0.0.20,<0.1", "tensorflow>=2.21,<2.22", "tensorflow-text>=2.21,<2.22"]
+DATA = [
+    "seqio>=0.0.20,<0.1",
+    "tensorflow>=2.21,<2.22",
+    "tensorflow-text>=2.21,<2.22",
+    "datasets>=5.2,<6",  # text of the Hugging Face hub
+]
 NOTEBOOK = ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"]
 DEV = [
     *NOTEBOOK,

@@ -235,8 +235,12 @@ def origin(task: TaskSpec, split: str) -> str:
       SHA-256, hex.
     """
     head = dataclasses.replace(task, examples=(), splits={}, metadata={})
-    text = json.dumps([dataclasses.asdict(head), [dataclasses.astuple(one) for one in task.split(split)]])
-    return hashlib.sha256(text.encode()).hexdigest()
+    digest = hashlib.sha256(f"[{json.dumps(dataclasses.asdict(head))}, [".encode())
+    for place, index in enumerate(task.splits[split]):  # one by one: there may be more than memory holds
+        text = json.dumps(dataclasses.astuple(task.examples[index]))
+        digest.update(f"{', ' if place else ''}{text}".encode())
+    digest.update(b"]]")
+    return digest.hexdigest()
 
 
 def describe(preprocessing: Preprocessing, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -5,11 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxmtl.tasks import jsonl, sni, toy
+from jaxmtl.tasks import jsonl, sni, text, toy
 from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.types import InputError, unknown_name
 
-READERS: dict[str, Callable[..., dict[str, TaskSpec]]] = {"jsonl": jsonl.load, "sni": sni.load, "toy": toy.load}
+READERS: dict[str, Callable[..., dict[str, TaskSpec]]] = {
+    "jsonl": jsonl.load,
+    "sni": sni.load,
+    "text": text.load,
+    "toy": toy.load,
+}
 """Collection name to its reader: a function of (data_dir, **options); `data_dir` has a default where none is needed."""
 
 
@@ -25,7 +30,7 @@ def load(collection: str, data_dir: str | Path | None, **options: Any) -> Tasks:
 
     Args:
       collection: a key of `READERS`.
-      data_dir: the collection's folder (jsonl: a file works too); None for a collection made by code.
+      data_dir: the collection's folder (jsonl, text: a file works too); None for a collection made by code.
       **options: the reader's own options, see its `load`.
 
     Returns:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxmtl.types import Example, InputError, unknown_name
@@ -58,7 +58,7 @@ class TaskSpec:
       definition: the instruction in words; may be empty.
       positive: demonstrations of right outputs, in file order.
       negative: demonstrations of wrong outputs, in file order.
-      examples: all examples, in file order.
+      examples: all examples, in file order: a tuple, or a sequence that reads them when they are looked at.
       metric: name of the headline metric, a key of `metrics.METRICS`.
       splits: split name to indices into `examples`.
       metadata: whatever else the reader knows.
@@ -71,7 +71,7 @@ class TaskSpec:
     name: str
     category: str
     definition: str
-    examples: tuple[Example, ...]
+    examples: Sequence[Example]
     positive: tuple[Demonstration, ...] = ()
     negative: tuple[Demonstration, ...] = ()
     metric: str = "rouge_l"
