@@ -88,11 +88,11 @@ MISTAKES = {
     "include": ('\ninclude "runs/evaluat.gin"\n', "line 2", "closest: runs/evaluate.gin"),
     "syntax": ('\n\nSTORE = "x\n', "line 3", "Unable to parse value"),
     "bracket": ("\nTASKS = [1,\n", "my.gin", "a bracket or a quote is never closed"),
-    "macro without value": (IMPORTS + "A = 1\nevaluate_command.evaluate.seed = %B\n", "line 4", "B has no value"),
+    "macro without value": (IMPORTS + "A = 1\nevaluate_command.untrained.seed = %B\n", "line 4", "B has no value"),
     "macro of another file": (IMPORTS + "evaluate_command.evaluate.load = %MODULE\n", "line 3", "models/t5.gin"),
     "misspelt macro": ('include "runs/evaluate.gin"\nMAX_TOKEN = 3\n', "line 2", "closest: MAX_TOKENS"),
-    "kind": (IMPORTS + "evaluate_command.evaluate.seed = 'one'\n", "line 3", "expects int"),
-    "kind in a macro": (IMPORTS + "S = 1.5\nevaluate_command.evaluate.seed = %S\n", "line 3", "expects int"),
+    "kind": (IMPORTS + "evaluate_command.untrained.seed = 'one'\n", "line 3", "expects int"),
+    "kind in a macro": (IMPORTS + "S = 1.5\nevaluate_command.untrained.seed = %S\n", "line 3", "expects int"),
     "bytes": (b"\xff\xfe\x00", "my.gin", "decode"),
 }
 

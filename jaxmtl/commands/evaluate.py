@@ -1,6 +1,7 @@
 """`jaxmtl evaluate`: scores a model on a split of a token store; started again, it repeats no finished task."""
 
 import argparse
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -39,44 +40,59 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     """
     if config is None:
         raise InputError("evaluate needs gin files: --gin_file=runs/evaluate.gin --gin.CHECKPOINT=... --gin.STORE=...")
-    scores = config.configured(evaluate)(config_hash=config.hash())
+    scores = config.configured(evaluate)(config_hash=config.hash(), operative_text=config.operative)
     print(table(scores))
     return 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A model to score, and where its weights come from.
+
+    Attributes:
+      pretrained: the model.
+      step: optimiser step of the weights.
+      seed: seed of the run that made them.
+    """
+
+    pretrained: "Pretrained"
+    step: int
+    seed: int
+
+
 def evaluate(
     *,
-    load: "Callable[[], tuple[Pretrained, int]]",
+    load: Callable[[], Loaded],
     run_dir: str | os.PathLike,
     score: "Callable[..., dict[str, Scores]]",
     study: str = "",
-    seed: int = 0,
     config_hash: str = "",
+    operative_text: Callable[[], str],
 ) -> "dict[str, Scores]":
     """Loads a model and scores it with a progress bar.
 
     Args:
-      load: gives the model and the step of its weights: `checkpoint` or `untrained` with its arguments bound.
+      load: gives the model: `checkpoint` or `untrained` with its arguments bound.
       run_dir: where results go.
       score: `evals.runner.evaluate` with store, split and settings bound.
       study: study the records belong to.
-      seed: the run's seed, for the records.
       config_hash: hash of the config, for the records.
+      operative_text: gives the config with all values used, written to `config.gin` unless there is one.
 
     Returns:
       Task name to its scores.
     """
     from jaxmtl.evals.summary import Labels
 
-    pretrained, step = load()
-    labels = Labels(study=study, seed=seed, step=step, config_hash=config_hash, git_hash=git_hash())
+    loaded = load()
+    labels = Labels(study=study, seed=loaded.seed, step=loaded.step, config_hash=config_hash, git_hash=git_hash())
     with shown("evaluating") as update:
-        return score(pretrained, run_dir=run_dir, labels=labels, progress=update)
+        scores = score(loaded.pretrained, run_dir=run_dir, labels=labels, progress=update)
+    _keep_config(pathlib.Path(run_dir) / "config.gin", operative_text)
+    return scores
 
 
-def checkpoint(
-    *, path: str | os.PathLike, dtype: str = "float32", mesh: "Mesh | None" = None
-) -> "tuple[Pretrained, int]":
+def checkpoint(*, path: str | os.PathLike, dtype: str = "float32", mesh: "Mesh | None" = None) -> Loaded:
     """Loads a model.
 
     Args:
@@ -85,14 +101,15 @@ def checkpoint(
       mesh: devices to split over; the default device if None.
 
     Returns:
-      The model and the step of its weights.
+      The model, with step and seed of its run; both are 0 if it is no run folder.
     """
-    from jaxmtl.weights import load_pretrained, step_of
+    from jaxmtl.weights import load_pretrained, seed_of, step_of
 
-    return load_pretrained(path, dtype=dtype, mesh=mesh), step_of(path)
+    pretrained = load_pretrained(path, dtype=dtype, mesh=mesh)
+    return Loaded(pretrained=pretrained, step=step_of(path), seed=seed_of(path))
 
 
-def untrained(*, module: "nn.Module", store: "TokenStore", seed: int = 0) -> "tuple[Pretrained, int]":
+def untrained(*, module: "nn.Module", store: "TokenStore", seed: int = 0) -> Loaded:
     """Makes the random weights that training from scratch with this seed begins with.
 
     Args:
@@ -101,7 +118,7 @@ def untrained(*, module: "nn.Module", store: "TokenStore", seed: int = 0) -> "tu
       seed: the run's seed.
 
     Returns:
-      The model and step 0.
+      The model at step 0.
     """
     import flax.linen as nn
     import jax
@@ -110,7 +127,7 @@ def untrained(*, module: "nn.Module", store: "TokenStore", seed: int = 0) -> "tu
     from jaxmtl.weights import Pretrained
 
     params = jax.jit(lambda rng: nn.unbox(init_params(module, rng)))(jax.random.key(seed))
-    return Pretrained(module.config, module, params, store.tokenizer()), 0
+    return Loaded(pretrained=Pretrained(module.config, module, params, store.tokenizer()), step=0, seed=seed)
 
 
 def git_hash() -> str:
@@ -120,6 +137,16 @@ def git_hash() -> str:
         return ""
     command = ["git", "-C", str(here), "rev-parse", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _keep_config(path: pathlib.Path, text: Callable[[], str]) -> None:
+    """Writes the config on the first host; that of the training in the same folder stays."""
+    import jax
+
+    from jaxmtl.files import write_whole
+
+    if jax.process_index() == 0 and not path.exists():
+        write_whole(path, text())
 
 
 def table(scores: "Mapping[str, Scores]") -> str:
