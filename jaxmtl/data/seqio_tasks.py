@@ -241,12 +241,28 @@ def postprocess(output: str, *, example: Mapping[str, Any] | None = None, is_tar
 
 
 def rouge_l(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
-    """Returns the mean ROUGE-L, 0 ... 1, of predictions against each one's references."""
+    """Measures the mean ROUGE-L of predictions against each one's references.
+
+    Args:
+      targets: the references of each prediction.
+      predictions: texts, as many as `targets`.
+
+    Returns:
+      The metric's name to its value, 0 ... 1.
+    """
     return {"rouge_l": _mean(metrics.rouge_l, targets, predictions)}
 
 
 def exact_match(targets: Sequence[Sequence[str]], predictions: Sequence[str]) -> dict[str, float]:
-    """Returns the share of predictions, 0 ... 1, that match one of their references."""
+    """Measures the share of predictions that match one of their references.
+
+    Args:
+      targets: the references of each prediction.
+      predictions: texts, as many as `targets`.
+
+    Returns:
+      The metric's name to its value, 0 ... 1.
+    """
     return {"exact_match": _mean(metrics.exact_match, targets, predictions)}
 
 

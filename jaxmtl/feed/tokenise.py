@@ -173,7 +173,15 @@ def tokenise(task: TaskSpec, split: str, preprocessing: Preprocessing, tokenizer
 
 
 def ended(ids: list[int], end: int) -> list[int]:
-    """Adds the end-of-text id if the tokenizer did not (GPT-2's does not): a model must learn where targets end."""
+    """Adds the end-of-text id if the tokenizer did not (GPT-2's does not): a model must learn where targets end.
+
+    Args:
+      ids: token ids.
+      end: the end-of-text id.
+
+    Returns:
+      The ids, ending with `end`.
+    """
     return ids if ids[-1:] == [end] else [*ids, end]
 
 
