@@ -1,5 +1,6 @@
 import csv
 import importlib.metadata
+import pathlib
 import shutil
 
 import pytest
@@ -51,11 +52,18 @@ def test_a_folder_that_holds_nothing_is_told(verb, tmp_path, capsys):
         assert "--traceback" not in error
 
 
-def test_a_report_shows_an_evaluated_run(store, tmp_path, capsys):
-    files = [*MODEL, "--gin_file=runs/untrained.gin"]
-    assert main(["evaluate", *files, *evaluate_words(store, tmp_path / "run")]) == 0
-    capsys.readouterr()
-    text = output(capsys, "report", str(tmp_path / "run"), f"--out={tmp_path / 'out'}")
+@pytest.fixture(scope="module")
+def evaluated(store, tmp_path_factory):
+    """Three run folders with scores of random weights."""
+    folders = [tmp_path_factory.mktemp("evaluated") / name for name in ("one", "two", "three")]
+    for seed, folder in enumerate(folders):
+        words = [*MODEL, "--gin_file=runs/untrained.gin", *evaluate_words(store, folder), f"--gin.SEED={seed}"]
+        assert main(["evaluate", *words]) == 0
+    return folders
+
+
+def test_a_report_shows_an_evaluated_run(evaluated, tmp_path, capsys):
+    text = output(capsys, "report", str(evaluated[0]), f"--out={tmp_path / 'out'}")
     assert text == f"report: {tmp_path / 'out' / 'report.html'}\n"
     assert "<html" in (tmp_path / "out" / "report.html").read_text("utf-8")
     assert list((tmp_path / "out").rglob("*.png"))
@@ -63,14 +71,17 @@ def test_a_report_shows_an_evaluated_run(store, tmp_path, capsys):
     assert any(len(rows) == 4 for rows in tables), "no table has a row for each task"
 
 
-def test_runs_are_compared(store, tmp_path, capsys):
-    runs = [str(tmp_path / name) for name in ("one", "two", "three")]
-    for seed, folder in enumerate(runs):
-        words = [*MODEL, "--gin_file=runs/untrained.gin", *evaluate_words(store, folder), f"--gin.SEED={seed}"]
-        assert main(["evaluate", *words]) == 0
-    output(capsys, "report", runs[0], "--compare", runs[1], f"--compare={runs[2]}")
-    page = (tmp_path / "one" / "report.html").read_text("utf-8")
+def test_runs_are_compared(evaluated, capsys):
+    output(capsys, "report", str(evaluated[0]), "--compare", str(evaluated[1]), f"--compare={evaluated[2]}")
+    page = (evaluated[0] / "report.html").read_text("utf-8")
     assert all(f"{name}, step 0" in page for name in ("one", "two", "three"))
+
+
+def test_the_readme_names_all_that_a_run_folder_holds(evaluated, run_dir, capsys):
+    output(capsys, "report", str(evaluated[0]))
+    readme = (pathlib.Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    names = {path.name for folder in (evaluated[0], run_dir) for path in folder.iterdir()}
+    assert {name for name in names if f"`{name}" not in readme} == set()
 
 
 def test_a_run_that_was_only_trained_has_a_report(run_dir, tmp_path, capsys):
