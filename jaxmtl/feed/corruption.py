@@ -126,7 +126,25 @@ def span_corruption(
     noise = _random_partition(num_noise, num_spans, bits[1])
     lengths = np.stack([between, noise], axis=1).reshape(-1)
     is_noise = np.repeat(np.arange(2 * num_spans) % 2 == 1, lengths)
-    return Pair(_marked(tokens, is_noise, last_sentinel), _marked(tokens, ~is_noise, last_sentinel))
+    return Pair(mark_spans(tokens, is_noise, last_sentinel), mark_spans(tokens, ~is_noise, last_sentinel))
+
+
+def mark_spans(tokens: np.ndarray, replaced: np.ndarray, last_sentinel: int) -> np.ndarray:
+    """Puts a sentinel of its own in the place of each run of replaced tokens.
+
+    Args:
+      tokens: int32 [T].
+      replaced: bool [T], which tokens go.
+      last_sentinel: the first run's sentinel; each further one is one lower.
+
+    Returns:
+      int32, the tokens that stay and the sentinels.
+
+    Source: T5's `noise_span_to_unique_sentinel`.
+    """
+    starts = replaced & ~np.concatenate([[False], replaced[:-1]])
+    sentinels = last_sentinel + 1 - np.cumsum(starts)
+    return np.where(starts, sentinels, tokens)[starts | ~replaced].astype(np.int32)
 
 
 def prefix_lm(tokens: np.ndarray, bits: np.uint32, *, max_inputs: int, max_targets: int) -> Pair:
@@ -173,10 +191,3 @@ def _random_partition(total: int, parts: int, bits: np.ndarray) -> np.ndarray:
     """Returns int64 [parts], whole numbers of 1 or more with the sum `total`; all such are equally likely."""
     cuts = np.sort(np.argsort(bits[: total - 1], kind="stable")[: parts - 1]) + 1
     return np.diff(np.concatenate([[0], cuts, [total]]))
-
-
-def _marked(tokens: np.ndarray, replaced: np.ndarray, last_sentinel: int) -> np.ndarray:
-    """Puts a sentinel in the place of each run of replaced tokens."""
-    starts = replaced & ~np.concatenate([[False], replaced[:-1]])
-    sentinels = last_sentinel + 1 - np.cumsum(starts)
-    return np.where(starts, sentinels, tokens)[starts | ~replaced].astype(np.int32)
