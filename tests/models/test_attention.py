@@ -109,3 +109,26 @@ def test_both_ways_give_the_same(given, dtype):
     # Both sum the same few products in another order: some units of the last place, 2^-24 or 2^-9 of values up to 30.
     tolerance = 2e-5 if dtype == jnp.float32 else 0.15
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), *results)
+
+
+def shapes_in(program):
+    """All shapes of intermediate results, those inside loops and functions included."""
+    inner = [value for equation in program.eqns for value in jax.tree.leaves(list(equation.params.values()))]
+    programs = [getattr(value, "jaxpr", value) for value in inner]
+    own = {variable.aval.shape for equation in program.eqns for variable in equation.outvars}
+    return own.union(*(shapes_in(program) for program in programs if hasattr(program, "eqns")))
+
+
+def shapes(way, mask):
+    arrays, keep, weight = random_arrays(0)
+    return shapes_in(jax.make_jaxpr(functools.partial(value_and_grads, WAYS[way]))(arrays, mask, keep, weight).jaxpr)
+
+
+def test_nothing_of_the_size_of_all_scores_is_made_row_by_row():
+    packed = shapes("rows", Mask(keys=np.ones((B, S), np.int32), queries=np.ones((B, T), np.int32)))
+    assert {(H, T, S), (T, S)} <= packed and not {(B, H, T, S), (B, T, S)} & packed
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_plain_rows_make_no_mask_by_query(way):
+    assert not {(B, T, S), (B, 1, T, S), (T, S)} & shapes(way, Mask(keys=np.ones((B, S), bool)))

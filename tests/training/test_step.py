@@ -92,13 +92,14 @@ def test_task_sums_add_up_to_the_whole():
     np.testing.assert_allclose(metrics.sums.task_loss.sum(), metrics.sums.loss, rtol=1e-6)
 
 
-def test_packed_and_accumulated_steps_equal_plain_steps():
+def test_packed_accumulated_steps_on_two_devices_equal_plain_steps():
     lengths = [[(4, 3), (5, 2)], [(9, 6)], [(1, 1), (2, 2), (6, 3)], []]
     rows = lambda index: [examples(np.random.default_rng((index, k)), row, V) for k, row in enumerate(lengths)]
     packed = lambda index: packed_batch(rows(index), 9, 6)
     plain = lambda index: plain_batch([example for row in rows(index) for example in row], 9, 6)
     options = dict(num_steps=2, module=tiny_t5(dropout_rate=0.0))
-    ours, theirs = run(batches=packed, num_microbatches=2, **options)[1], run(batches=plain, **options)[1]
+    ours = run(batches=packed, axes=dict(data=2), num_microbatches=2, **options)[1]
+    theirs = run(batches=plain, **options)[1]
     assert_same_history(ours, theirs)
     for mine, reference in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(mine.sums.task_tokens, reference.sums.task_tokens)
