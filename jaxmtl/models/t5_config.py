@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -22,6 +24,13 @@ REMAT_POLICIES = {
 """What the backward pass finds in memory: everything, each layer's input only, or what products and attention gave."""
 
 ACTIVATIONS = {"linear": lambda x: x, "relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=True)}
+MLP_KINDS = (("relu",), ("gelu", "linear"))
+"""Activations of v1.0 and of v1.1."""
+
+_SIZES = "vocab_size embed_dim num_heads head_dim mlp_dim num_encoder_layers num_decoder_layers relative_max_distance"
+_COUNTED_FROM_ZERO = "pad_id eos_id decoder_start_id scan_unroll"
+_LEAST = {**dict.fromkeys(_SIZES.split(), 1), **dict.fromkeys(_COUNTED_FROM_ZERO.split(), 0), "relative_buckets": 4}
+"""Least value of each integer."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,11 +85,13 @@ class T5Config:
     attention: Attention = attend
 
     def __post_init__(self) -> None:
-        """Refuses float16 and unknown names.
+        """Refuses what no T5 can be, and what `config.json` could not say.
 
         Raises:
-          InputError: with the value seen and what is possible.
+          InputError: with the field, the value seen and what is possible.
         """
+        if isinstance(self.mlp_activations, list):  # as JSON and gin files may have it
+            object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
         if self.dtype not in ("float32", "bfloat16"):
             raise InputError(
                 f"dtype {self.dtype!r} is not possible for T5: its feed-forward activations overflow float16;"
@@ -88,9 +99,27 @@ class T5Config:
             )
         if self.remat not in REMAT_POLICIES:
             raise unknown_name("remat policy", self.remat, REMAT_POLICIES)
-        for activation in self.mlp_activations:
-            if activation not in ACTIVATIONS:
-                raise unknown_name("activation", activation, ACTIVATIONS)
+        for name, is_kept, expected in _rules(self):
+            if not is_kept:
+                raise InputError(f"T5: {name} is {getattr(self, name)!r}; expected {expected}")
+
+
+def _rules(config: T5Config) -> Iterator[tuple[str, bool, str]]:
+    """Yields field, whether its value is right, and what is right; later rules rely on earlier ones."""
+    for name, least in _LEAST.items():
+        value = getattr(config, name)
+        yield name, type(value) is int and value >= least, f"an integer, at least {least}"
+    for name in ("dropout_rate", "norm_epsilon", "head_scale"):
+        yield name, type(getattr(config, name)) in (int, float), "a number"
+    yield "dropout_rate", 0 <= config.dropout_rate < 1, "at least 0 and below 1"
+    yield "norm_epsilon", 0 < config.norm_epsilon < math.inf, "a finite number above 0"
+    scale = config.embed_dim**-0.5
+    yield "head_scale", config.head_scale in (1, scale), f"1, or embed_dim to the power of -1/2, {scale}"
+    yield "mlp_activations", config.mlp_activations in MLP_KINDS, f"one of {', '.join(map(str, MLP_KINDS))}"
+    for name in ("pad_id", "eos_id", "decoder_start_id"):
+        yield name, getattr(config, name) < config.vocab_size, f"less than vocab_size, {config.vocab_size}"
+    half = config.relative_buckets // 2
+    yield "relative_max_distance", config.relative_max_distance > half, f"more than half of relative_buckets, {half}"
 
 
 def _v1_1(embed_dim: int, num_heads: int, num_layers: int, mlp_dim: int) -> dict[str, Any]:

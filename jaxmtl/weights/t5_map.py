@@ -142,13 +142,18 @@ def fit_to_tensors(config: T5Config, tensors: TensorFolder, where: str) -> T5Con
       The corrected config.
 
     Raises:
-      InputError: if the embedding is missing or of another width.
+      InputError: if the embedding is missing, of another width, or has no row for one of the config's token ids.
     """
     if SHARED not in tensors.names():
         raise InputError(f"{where}: tensor {SHARED} is missing; expected the weights of a T5")
     shape = tensors.shape(SHARED)
     if len(shape) != 2 or shape[0] < 1 or shape[1] != config.embed_dim:
         raise InputError(f"{where}: {SHARED} has shape {shape}, config.json asks for (rows, {config.embed_dim})")
+    largest = max(config.pad_id, config.eos_id, config.decoder_start_id)
+    if largest >= shape[0]:
+        raise InputError(
+            f"{where}: {SHARED} has {shape[0]} rows, config.json names token id {largest}; is it another's?"
+        )
     tied = HEAD not in tensors.names() or np.array_equal(tensors.read(HEAD), tensors.read(SHARED))
     return dataclasses.replace(config, vocab_size=shape[0], tied_head=tied)
 
@@ -164,6 +169,10 @@ def _check_values(raw: Mapping[str, Any], where: str) -> None:
     for name in ("tie_word_embeddings", "scale_decoder_outputs"):
         if not isinstance(raw.get(name), bool | None):
             raise InputError(f"{where}: {name} is {str(raw[name])[:40]!r}, expected true or false")
+    rows = raw.get("vocab_size") or 32128
+    for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
+        if (raw.get(name) or 0) >= rows:
+            raise InputError(f"{where}: {name} is {raw[name]}, expected less than vocab_size, {rows}")
     buckets, distance = (raw.get(_FIELDS[name]) for name in ("relative_buckets", "relative_max_distance"))
     if (distance or 128) <= (buckets or 32) // 2:
         raise InputError(

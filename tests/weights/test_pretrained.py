@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from jaxmtl import partitioning
 from jaxmtl.checkpoints import Checkpoints
-from jaxmtl.models.t5_config import named_config
+from jaxmtl.models.t5_config import SIZES, named_config
 from jaxmtl.types import InputError
 from jaxmtl.weights import (
     Pretrained,
@@ -74,7 +74,7 @@ def test_matrices_are_stored_in_torch_orientation_one_tensor_per_layer(pretraine
 
 
 def test_configs_of_all_published_sizes_survive_hugging_face_form():
-    for name in ("t5-small", "t5-11b", "t5-v1.1-small", "t5-v1.1-xxl"):
+    for name in SIZES:
         config = named_config(name)
         assert t5_map.config_from_hf(t5_map.config_to_hf(config), "x", config.dtype) == config
 
@@ -129,6 +129,7 @@ def test_a_broken_config_is_named(folder, content, message):
         (dict(layer_norm_epsilon=float("nan")), "layer_norm_epsilon is 'nan'"),
         (dict(pad_token_id=-1), "pad_token_id is '-1'"),
         (dict(eos_token_id=[1]), "eos_token_id is"),
+        (dict(eos_token_id=72), "eos_token_id is 72, expected less than vocab_size, 72"),
         (dict(tie_word_embeddings="no"), "tie_word_embeddings is 'no', expected true or false"),
         (dict(relative_attention_max_distance=16), "more than half of the buckets"),
     ],
@@ -151,6 +152,7 @@ def test_other_dtypes_are_refused_with_the_reason(folder, dtype):
         (lambda t: t.pop("shared.weight"), "tensor shared.weight is missing"),
         (lambda t: t.update({QUERY: t[QUERY][:5]}), QUERY + r" has shape \(5, 16\), config.json asks for \(24, 16\)"),
         (lambda t: t.update({"shared.weight": np.zeros((72, 8), np.float32)}), r"config.json asks for \(rows, 16\)"),
+        (lambda t: t.update({"shared.weight": t["shared.weight"][:1]}), "has 1 rows, config.json names token id 1"),
         (lambda t: t.update({"shared.weight": np.zeros((), np.float32)}), r"config.json asks for \(rows, 16\)"),
         (lambda t: t.update({"lm_head.weight": np.zeros((9, 16), np.float32)}), r"shape \(9, 16\), .*\(72, 16\)"),
         (lambda t: t.update({QUERY: t[QUERY].astype(np.int64)}), "holds int64, expected floating-point"),
