@@ -24,7 +24,6 @@ BASE = [
     "rich>=13",
     "pandas>=2.2",
     "matplotlib>=3.8",
-    "psutil>=5.9",
 ]
 DATA = [
     "seqio>=0.0.20,<0.1",
@@ -61,7 +60,7 @@ setuptools.setup(
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "data": DATA,
         "dev": DEV,
-        "parity": ["torch==2.13.0", "transformers>=5.23,<6", "psutil>=5.9"],
+        "parity": ["torch==2.13.0", "transformers>=5.23,<6"],
     },
     entry_points={"console_scripts": ["jaxmtl=jaxmtl.main:main"]},
 )

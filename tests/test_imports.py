@@ -1,7 +1,9 @@
 """Which parts may import which, read from the source; and that the training path needs no TensorFlow and no torch."""
 
 import ast
+import importlib.metadata
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -79,3 +81,13 @@ def test_everything_but_data_imports_without_tensorflow_and_torch():
     code = BLOCKED_IMPORT.format(heavy=HEAVY, names=names)
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_every_package_that_users_must_install_is_imported():
+    tree = ast.parse((PACKAGE.parent / "setup.py").read_text("utf-8"))
+    values = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}
+    required = {re.split(r"[<>=]", requirement)[0] for requirement in ast.literal_eval(values["BASE"])}
+    roots = {name.split(".")[0] for path in FILES for name in imports(path)}
+    providers = importlib.metadata.packages_distributions()
+    imported = {distribution for root in roots for distribution in providers.get(root, ())}
+    assert required <= {re.sub(r"[-_.]+", "-", name).lower() for name in imported}
