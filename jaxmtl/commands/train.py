@@ -90,7 +90,7 @@ def train(
       run_dir: the run folder; nothing in it changes before the run is known to fit.
       module: the model.
       store: the tokenised examples.
-      make_stream: called with the store, gives the training batches.
+      make_stream: called with the store, `host_index=` and `num_hosts=`, gives this process's share of each batch.
       make_run: `loop.Run` with its other fields bound.
       tokenizer: what the model was trained with before; None if it starts from random weights or has none.
       mesh: devices; all of them along `data` if None.
