@@ -70,7 +70,7 @@ def test_log_lines_are_the_means_over_their_steps(tmp_path):
     train(toy_run(tmp_path / "b", module=module, num_steps=4, log_every=1, writer=singles))
     tokens = np.array([values["train/tokens"] for _, values in singles.lines])
     losses = np.array([values["train/loss"] for _, values in singles.lines])
-    (_, line), _ = writer.lines[0], None
+    _, line = writer.lines[0]
     assert line["train/loss"] == pytest.approx((tokens * losses).sum() / tokens.sum(), rel=1e-6)
     assert {f"train/task_loss/{task}" for task in TASKS} <= line.keys()
 
