@@ -45,7 +45,8 @@ class NamedStream(Protocol):
         ...
 
 
-MakeStream = Callable[[TokenStore], NamedStream]
+MakeStream = Callable[..., NamedStream]
+"""Makes a stream over a store for one host: called with the store, `host_index=` and `num_hosts=`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,16 +171,20 @@ def interleaved_stream(
     make_text: MakeStream,
     every: int = 3,
     names: Sequence[str] = STREAM_NAMES,
+    host_index: int = 0,
+    num_hosts: int = 1,
 ) -> InterleavedStream:
     """Makes a training stream over a store of tasks and a store of text.
 
     Args:
       store: the tasks.
       text_store: the text, made with the same vocabulary.
-      make_main: called with `store`: `batching.train_stream` with its other arguments bound.
-      make_text: called with `text_store`.
+      make_main: called with `store` and the host: `batching.train_stream` with its other arguments bound.
+      make_text: called with `text_store` and the host.
       every: see `InterleavedStream`.
       names: see `InterleavedStream`.
+      host_index: which host this is.
+      num_hosts: how many hosts share each batch of either stream.
 
     Returns:
       The stream.
@@ -191,7 +196,8 @@ def interleaved_stream(
     during instruction tuning.
     """
     text_store.check(vocabulary=store.manifest.vocabulary)
-    return InterleavedStream(make_main(store), make_text(text_store), every=every, names=names)
+    hosts = {"host_index": host_index, "num_hosts": num_hosts}
+    return InterleavedStream(make_main(store, **hosts), make_text(text_store, **hosts), every=every, names=names)
 
 
 def _check_different(main: Sequence[str], text: Sequence[str]) -> None:

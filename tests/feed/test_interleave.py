@@ -86,6 +86,17 @@ def test_a_resumed_stream_equals_the_unbroken_one(
         assert equal(next(resumed), expected)
 
 
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_read_their_share_of_either_stream(store: TokenStore, text_store: TokenStore, hosts: int) -> None:
+    make = functools.partial(
+        interleaved_stream, store, text_store=text_store, make_main=make_main, make_text=make_text, num_hosts=hosts
+    )
+    parts = [make(host_index=index) for index in range(hosts)]
+    for batch in itertools.islice(mixed(store, text_store), 8):
+        found = [next(part) for part in parts]
+        assert equal(batch, {name: np.concatenate([one[name] for one in found]) for name in batch})
+
+
 def test_ids_that_stand_for_no_task_stay(store: TokenStore) -> None:
     class Packed(Stream):
         def __next__(self) -> Batch:
