@@ -23,6 +23,7 @@ LAYERINGS = [
     ([PRETRAINED, TRAIN], [*TRAINING, "PRETRAINED=google/t5-v1_1-small"]),
     ([SMALL, TRAIN, "runs/validation.gin"], TRAINING),
     ([SMALL, TRAIN, "runs/generation.gin"], TRAINING),
+    ([SMALL, TRAIN, "runs/interleave.gin"], [*TRAINING, "TEXT_STORE=runs/text"]),
     (["models/t5_1_1/tiny.gin", "runs/demo.gin"], TRAINING),
     *(([SMALL, TRAIN, mesh], TRAINING) for mesh in MESHES),
     (["runs/evaluate.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
