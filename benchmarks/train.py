@@ -20,8 +20,8 @@ from typing import Any
 import measuring
 import workload
 
-QUICK = dict(layers=2, steps=3, max_input=512, max_target=64, examples=20, lengths=(3, 2))
-FULL = dict(layers=8, steps=24, max_input=512, max_target=128, examples=100, lengths=(10, 2))
+QUICK = dict(layers=2, steps=3, max_input=512, max_target=64, examples=20, num_shapes=3)
+FULL = dict(layers=8, steps=24, max_input=512, max_target=128, examples=100, num_shapes=8)
 RATE = 1e-4
 
 
@@ -71,25 +71,31 @@ def compare(store: pathlib.Path, sizes: argparse.Namespace) -> dict[str, Any]:
 
 def make_stream(store: pathlib.Path, sizes: argparse.Namespace, window: int) -> Any:
     """Returns batches of the same examples for every window: all of them in `steps` batches, grouped or as drawn."""
-    from jaxmtl.feed.batching import train_stream
-    from jaxmtl.feed.shapes import fitted_shapes
+    from jaxmtl.feed.grouping import grouped
     from jaxmtl.feed.store import TokenStore
+    from jaxmtl.feed.stream import train_stream
+    from jaxmtl.models.flops import t5_forward
 
-    tokens = TokenStore(store)
-    shapes = fitted_shapes(*tokens.lengths("train"), *sizes.lengths)
-    return train_stream(tokens, batch_size=sizes.batch_size, window=window, shapes=shapes)
+    layout = functools.partial(grouped, num_shapes=sizes.num_shapes)
+    cost = functools.partial(t5_forward, config(sizes))
+    return train_stream(TokenStore(store), batch_size=sizes.batch_size, window=window, layout=layout, cost=cost)
+
+
+def config(sizes: argparse.Namespace) -> Any:
+    from jaxmtl.models.t5_config import named_config
+
+    layers = dict(num_encoder_layers=sizes.layers, num_decoder_layers=sizes.layers)
+    return named_config("t5-v1.1-small", vocab_size=workload.VOCABULARY_ROWS, **layers)
 
 
 def ours(store: pathlib.Path, sizes: argparse.Namespace) -> tuple[Callable[[Any], Any], Any]:
     import jax
 
     from jaxmtl.models.t5 import T5
-    from jaxmtl.models.t5_config import named_config
     from jaxmtl.partitioning import batch_sharding, make_mesh
     from jaxmtl.training import compile, objectives, optim, prefetch, schedules, state, step
 
-    layers = dict(num_encoder_layers=sizes.layers, num_decoder_layers=sizes.layers)
-    module = T5(named_config("t5-v1.1-small", vocab_size=workload.VOCABULARY_ROWS, **layers))
+    module = T5(config(sizes))
     plan = state.make_plan(module, optim.adamw, schedules.constant(rate=RATE), make_mesh(data=1))
     stream, rehearsal = (make_stream(store, sizes, sizes.steps) for _ in range(2))
     options = dict(objective=objectives.EncoderDecoderLoss(), num_tasks=len(stream.rows.names))

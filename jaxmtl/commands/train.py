@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from jaxmtl.evals.periodic import GenerationEvaluation
-    from jaxmtl.feed.batching import Stream
     from jaxmtl.feed.store import TokenStore
+    from jaxmtl.feed.stream import Stream
     from jaxmtl.tokenizers import Tokenizer
     from jaxmtl.training.loop import Evaluation, Result, Run
     from jaxmtl.training.validation import ValidationLoss
@@ -90,7 +91,8 @@ def train(
       run_dir: the run folder; nothing in it changes before the run is known to fit.
       module: the model.
       store: the tokenised examples.
-      make_stream: called with the store, `host_index=` and `num_hosts=`, gives this process's share of each batch.
+      make_stream: called with the store, what a padded row costs, what divides all batches, and which share of them
+        this host reads; gives the training batches.
       make_run: `loop.Run` with its other fields bound.
       tokenizer: what the model was trained with before; None if it starts from random weights or has none.
       mesh: devices; all of them along `data` if None.
@@ -106,6 +108,7 @@ def train(
     Raises:
       InputError: if model, store, run folder and mesh do not fit together.
     """
+    from jaxmtl.models import flops
     from jaxmtl.partitioning import batch_share, make_mesh
     from jaxmtl.training import loop
     from jaxmtl.weights import check_reads
@@ -114,7 +117,13 @@ def train(
     check_reads(module.config, tokenizer, store)
     folder, mesh = pathlib.Path(run_dir), mesh or make_mesh()
     share, num_shares = batch_share(mesh)
-    stream = make_stream(store, host_index=share, num_hosts=num_shares)
+    stream = make_stream(
+        store,
+        cost=functools.partial(flops.t5_forward, module.config),
+        multiple=mesh.shape["data"] * mesh.shape["fsdp"],
+        host_index=share,
+        num_hosts=num_shares,
+    )
     parts = Parts(store=store, module=module, mesh=mesh, run_dir=folder, config_hash=config_hash)
     run = make_run(
         module=module,
@@ -143,7 +152,7 @@ def validation_loss(parts: Parts, *, split: str = "validation", batch_size: int 
     Returns:
       The evaluation.
     """
-    from jaxmtl.feed.batching import eval_stream
+    from jaxmtl.feed.eval_stream import eval_stream
     from jaxmtl.partitioning import batch_share
     from jaxmtl.training.validation import ValidationLoss
 

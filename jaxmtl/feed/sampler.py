@@ -8,17 +8,19 @@ import base64
 import binascii
 import hashlib
 import zlib
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmtl.feed.changing_rates import ChangingRates, RateFacts
 from jaxmtl.feed.permutation import permute, random_bits, random_units, stream_key
 from jaxmtl.types import InputError
 
-Rates = ArrayLike | Callable[[np.ndarray], ArrayLike]
-"""Weights [N], not normalised, or a function from the sizes int64 [N] to them (see `jaxmtl.tasks.rates`)."""
+Rates = ArrayLike | Callable[[np.ndarray], ArrayLike] | ChangingRates
+"""Weights [N], not normalised, or a function from the sizes int64 [N] to them (see `jaxmtl.tasks.rates`), or rates that
+change from step to step (see `jaxmtl.feed.changing_rates`)."""
 
 
 class Draw(NamedTuple):
@@ -38,15 +40,25 @@ class AnySampler(Protocol):
 
     batch_size: int
 
-    def draw(self, steps: int = 1) -> Draw:
+    @property
+    def loss_period(self) -> int | None:
+        """Returns the batches that losses are averaged over before they are given to `draw`; None if it needs none."""
+        ...
+
+    def draw(self, steps: int = 1, losses: np.ndarray | None = None) -> Draw:
         """Draws the rows of the next steps.
 
         Args:
-          steps: how many steps at once; the rows are the same as in as many single draws.
+          steps: how many steps at once.
+          losses: float64 [P, N], what rates may know of the tasks' losses.
 
         Returns:
           The draw, M = steps * batch_size rows in order.
         """
+        ...
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns float64 [N] each: rows drawn so far per task, and how many its share asked for."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -70,38 +82,47 @@ class Sampler:
 
     Args:
       sizes: int [N], examples per task.
-      rates: weights per task or a function of the sizes; a task's share is its weight over the sum.
+      rates: weights per task, a function of the sizes, or rates that change; a task's share is its weight over the sum.
       batch_size: rows per step, over all hosts.
       seed: data seed.
+      categories: the tasks' categories, for rates that look at them.
 
     Raises:
       InputError: if sizes, rates or batch size make no sense; names the first task that is wrong.
     """
 
-    def __init__(self, sizes: ArrayLike, rates: Rates, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, sizes: ArrayLike, rates: Rates, batch_size: int, seed: int, categories: Sequence[str] = ()
+    ) -> None:
         self.sizes = _checked_sizes(sizes)
         self.batch_size = _checked_batch_size(batch_size)
         self.seed = seed
-        self.shares = _shares(self.sizes, rates)
-        self._cumulative = np.cumsum(self.shares)
-        self._last = int(np.flatnonzero(self.shares)[-1])
+        self._rates, self._categories = rates, categories
         self._task_key = stream_key(seed, "task")
         self._example_keys = random_bits(stream_key(seed, "example"), np.arange(len(self.sizes)))
         self._cursors = np.zeros(len(self.sizes), np.int64)
+        self._expected = np.zeros(len(self.sizes))
         self._step = 0
+        self.shares = self._shares_at(0, None)
 
-    def draw(self, steps: int = 1) -> Draw:
+    @property
+    def loss_period(self) -> int | None:
+        """Returns the batches that losses are averaged over; None if the rates do not look at losses."""
+        return cast(ChangingRates, self._rates).loss_period if _changes(self._rates) else None
+
+    def draw(self, steps: int = 1, losses: np.ndarray | None = None) -> Draw:
         """Draws the rows of the next steps.
 
         Args:
-          steps: how many steps at once; the rows are the same as in as many single draws.
+          steps: how many steps at once; without losses the rows are the same as in as many single draws.
+          losses: float64 [P, N], what rates may know of the tasks' losses, see `RateFacts`.
 
         Returns:
           The draw, M = steps * batch_size rows in order.
         """
         places = self._step * self.batch_size + np.arange(steps * self.batch_size)
-        units = random_units(self._task_key, places) * self._cumulative[-1]
-        tasks = np.minimum(np.searchsorted(self._cumulative, units, side="right"), self._last)
+        units = random_units(self._task_key, places).reshape(steps, self.batch_size)
+        tasks = self._tasks(units, losses)
         cursors = self._cursors[tasks] + _earlier_equals(tasks)
         np.add.at(self._cursors, tasks, 1)
         self._step += steps
@@ -109,10 +130,34 @@ class Sampler:
         epochs, positions = np.divmod(cursors, sizes)
         return Draw(tasks.astype(np.int32), permute(positions, sizes, random_bits(self._example_keys[tasks], epochs)))
 
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns float64 [N] each: rows drawn so far per task, and how many its share asked for."""
+        static = self.shares * self._step * self.batch_size
+        return self._cursors.astype(np.float64), self._expected.copy() if _changes(self._rates) else static
+
+    def _tasks(self, units: np.ndarray, losses: np.ndarray | None) -> np.ndarray:
+        """Turns fractions [steps, batch_size] into task ids [steps * batch_size] by each step's shares."""
+        if not _changes(self._rates):
+            return _places(units.ravel(), self.shares)
+        tasks = np.empty(units.shape, np.int64)
+        for number, row in enumerate(units):
+            self.shares = self._shares_at(self._step + number, losses)
+            self._expected += self.shares * self.batch_size
+            tasks[number] = _places(row, self.shares)
+        return tasks.ravel()
+
+    def _shares_at(self, step: int, losses: np.ndarray | None) -> np.ndarray:
+        if not _changes(self._rates):
+            rates = self._rates(self.sizes.copy()) if callable(self._rates) else self._rates
+            return _shares(self.sizes, rates)
+        known = np.empty((0, len(self.sizes))) if losses is None else losses
+        facts = RateFacts(sizes=self.sizes.copy(), categories=self._categories, step=step, losses=known)
+        return _shares(self.sizes, cast(ChangingRates, self._rates).weights(facts))
+
     def state(self) -> dict[str, Any]:
         """Returns where the sampler stands: a small dictionary of JSON values (a few kB for 1,600 tasks)."""
-        packed = base64.b64encode(zlib.compress(self._cursors.astype("<i8").tobytes(), 9)).decode()
-        return {**_identity(self, "rates"), "step": self._step, "cursors": packed}
+        numbers = {"cursors": _packed(self._cursors, "<i8"), "expected": _packed(self._expected, "<f8")}
+        return {**_identity(self, "rates"), "step": self._step, **numbers}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes back to where a state was taken; the rates may be others than then.
@@ -124,14 +169,12 @@ class Sampler:
           InputError: if the state belongs to other sizes, another seed or batch size, or is damaged.
         """
         step = _checked_step(state, _identity(self, "rates"))
-        try:
-            raw = zlib.decompress(base64.b64decode(state["cursors"], validate=True))
-            cursors = np.frombuffer(raw, "<i8").astype(np.int64)
-        except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
-            raise InputError(f"sampler state is damaged: its cursors cannot be read ({error})") from error
+        cursors, expected = _unpacked(state, "cursors", "<i8"), _unpacked(state, "expected", "<f8")
         if cursors.shape != self._cursors.shape or cursors.min() < 0 or cursors.sum() != step * self.batch_size:
             raise InputError(f"sampler state is damaged: its cursors do not add up to step {step}")
-        self._cursors, self._step = cursors, step
+        if expected.shape != self._expected.shape:
+            raise InputError(f"sampler state is damaged: it expects draws of {expected.size} tasks")
+        self._cursors, self._expected, self._step = cursors, expected, step
 
 
 class PooledSampler:
@@ -141,12 +184,15 @@ class PooledSampler:
       sizes: int [N], examples per task.
       batch_size: rows per step, over all hosts.
       seed: data seed.
+      categories: not used.
 
     Raises:
       InputError: if sizes or batch size make no sense.
     """
 
-    def __init__(self, sizes: ArrayLike, batch_size: int, seed: int) -> None:
+    loss_period = None
+
+    def __init__(self, sizes: ArrayLike, batch_size: int, seed: int, categories: Sequence[str] = ()) -> None:
         self.sizes = _checked_sizes(sizes)
         self.batch_size = _checked_batch_size(batch_size)
         self.seed = seed
@@ -155,13 +201,15 @@ class PooledSampler:
             raise InputError("none of the tasks has an example; nothing can be drawn")
         self.shares = self.sizes / self._ends[-1]
         self._key = stream_key(seed, "pooled")
+        self._drawn = np.zeros(len(self.sizes))
         self._step = 0
 
-    def draw(self, steps: int = 1) -> Draw:
+    def draw(self, steps: int = 1, losses: np.ndarray | None = None) -> Draw:
         """Draws the rows of the next steps.
 
         Args:
           steps: how many steps at once; the rows are the same as in as many single draws.
+          losses: not used.
 
         Returns:
           The draw, M = steps * batch_size rows in order.
@@ -171,11 +219,16 @@ class PooledSampler:
         epochs, positions = np.divmod(places, self._ends[-1])
         rows = permute(positions, np.broadcast_to(self._ends[-1], positions.shape), random_bits(self._key, epochs))
         tasks = np.searchsorted(self._ends, rows, side="right")
+        np.add.at(self._drawn, tasks, 1)
         return Draw(tasks.astype(np.int32), rows - (self._ends - self.sizes)[tasks])
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns float64 [N] each: rows drawn so far per task, and how many its share asked for."""
+        return self._drawn.copy(), self.shares * self._step * self.batch_size
 
     def state(self) -> dict[str, Any]:
         """Returns where the sampler stands: a small dictionary of JSON values."""
-        return {**_identity(self, "pooled"), "step": self._step}
+        return {**_identity(self, "pooled"), "step": self._step, "drawn": _packed(self._drawn, "<f8")}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes back to where a state was taken.
@@ -186,7 +239,32 @@ class PooledSampler:
         Raises:
           InputError: if the state belongs to other sizes, another seed or batch size, or is damaged.
         """
-        self._step = _checked_step(state, _identity(self, "pooled"))
+        step, drawn = _checked_step(state, _identity(self, "pooled")), _unpacked(state, "drawn", "<f8")
+        if drawn.shape != self._drawn.shape or drawn.sum() != step * self.batch_size:
+            raise InputError(f"sampler state is damaged: its draws do not add up to step {step}")
+        self._drawn, self._step = drawn, step
+
+
+def _changes(rates: Rates) -> bool:
+    return hasattr(rates, "weights") and hasattr(rates, "loss_period")
+
+
+def _places(units: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """Looks up which task's part of [0, 1) each fraction [M] falls into; int64 [M]."""
+    cumulative = np.cumsum(shares)
+    found = np.searchsorted(cumulative, units * cumulative[-1], side="right")
+    return np.minimum(found, np.flatnonzero(shares)[-1])
+
+
+def _packed(numbers: np.ndarray, dtype: str) -> str:
+    return base64.b64encode(zlib.compress(numbers.astype(dtype).tobytes(), 9)).decode()
+
+
+def _unpacked(state: Mapping[str, Any], name: str, dtype: str) -> np.ndarray:
+    try:
+        return np.frombuffer(zlib.decompress(base64.b64decode(state[name], validate=True)), dtype).copy()
+    except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+        raise InputError(f"sampler state is damaged: its {name} cannot be read ({error})") from error
 
 
 def _earlier_equals(values: np.ndarray) -> np.ndarray:
@@ -217,8 +295,8 @@ def _checked_batch_size(batch_size: int) -> int:
     return batch_size
 
 
-def _shares(sizes: np.ndarray, rates: Rates) -> np.ndarray:
-    weights = _numbers(rates(sizes.copy()) if callable(rates) else rates)
+def _shares(sizes: np.ndarray, rates: ArrayLike) -> np.ndarray:
+    weights = _numbers(rates)
     if weights.shape != sizes.shape:
         raise InputError(f"rates have shape {weights.shape}; expected one for each of the {len(sizes)} tasks")
     wrong = np.flatnonzero(~np.isfinite(weights) | (weights < 0) | ((weights > 0) & (sizes == 0)))

@@ -1,88 +1,106 @@
-"""The few lengths that batches are padded to, so that few shapes are compiled."""
+"""The few shapes that batches are padded to, chosen so that few are compiled and little is computed in vain."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
+from jaxmtl.feed.layout import Cost, num_tokens
 from jaxmtl.types import Batch, InputError
 
-NUM_INPUT_LENGTHS = 10
-NUM_TARGET_LENGTHS = 2
-"""Targets are short: more lengths save less than the batches that hold a mixture of two lengths then lose."""
+NUM_SHAPES = 8
 _MULTIPLE = 8  # accelerators like lengths that are multiples of this
-_MAX_CELLS = 256  # the search below is quadratic in the number of candidate lengths
+_MAX_INPUTS, _MAX_TARGETS = 96, 24  # candidate lengths: the search below looks at all their pairs
+_ROUNDS = 10
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """Lengths that batches are padded to.
+    """Shapes that rows are padded to, the cheapest first.
 
     Attributes:
-      inputs: tokens, ascending; the last one holds the longest input.
-      targets: tokens, ascending; the last one holds the longest target.
+      pairs: (input, target) lengths in tokens; the last one holds what any other holds.
 
     Raises:
-      InputError: if a list is empty, not ascending or does not start above 0.
+      InputError: if there is none, a length is below 1, or the last does not hold the others.
     """
 
-    inputs: tuple[int, ...]
-    targets: tuple[int, ...]
+    pairs: Sequence[tuple[int, int]]
 
     def __post_init__(self) -> None:
-        for name in ("inputs", "targets"):
-            lengths = tuple(getattr(self, name))
-            object.__setattr__(self, name, lengths)  # lists from configuration files are fine
-            if not lengths or any(low >= high for low, high in zip((0, *lengths), lengths, strict=False)):
-                raise InputError(f"shape lengths of {name} are {lengths}; expected ascending numbers above 0")
+        pairs = tuple((int(source), int(target)) for source, target in self.pairs)
+        object.__setattr__(self, "pairs", pairs)  # lists from configuration files are fine
+        if not pairs or np.min(pairs) < 1 or tuple(np.max(pairs, axis=0)) != pairs[-1]:
+            raise InputError(
+                f"shapes are {pairs}; expected pairs of input and target lengths above 0, the cheapest first, the last "
+                "at least as long as all others"
+            )
 
     def fit(self, input_length: int, target_length: int) -> tuple[int, int]:
-        """Returns the smallest shape (S, T) that holds both lengths.
+        """Returns the cheapest shape (S, T) that holds both lengths.
 
         Args:
           input_length: tokens of the longest input.
           target_length: tokens of the longest target.
 
         Returns:
-          One of `inputs` and one of `targets`.
+          One of `pairs`.
 
         Raises:
-          InputError: if a length is above the largest.
+          InputError: if none holds them.
         """
-        return _at_least(self.inputs, input_length, "input"), _at_least(self.targets, target_length, "target")
+        for source, target in self.pairs:
+            if source >= input_length and target >= target_length:
+                return source, target
+        raise InputError(
+            f"a row has {input_length} input and {target_length} target tokens, but the largest shape is "
+            f"{self.pairs[-1]}; add a larger one or cache with lower limits"
+        )
 
-    def target_bucket(self, lengths: np.ndarray) -> np.ndarray:
-        """Finds which of the target lengths each target is padded to.
+    def holds(self, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """Says which shapes hold which rows.
 
         Args:
-          lengths: int [M], tokens of each target.
+          inputs: int64 [M], input lengths.
+          targets: int64 [M], target lengths.
 
         Returns:
-          int64 [M], indices into `targets`.
+          bool [M, number of pairs].
         """
-        return np.searchsorted(self.targets, lengths)
+        pairs = np.array(self.pairs)
+        return (inputs[:, None] <= pairs[:, 0]) & (targets[:, None] <= pairs[:, 1])
 
 
-def fitted_shapes(
-    input_lengths: np.ndarray,
-    target_lengths: np.ndarray,
-    num_inputs: int = NUM_INPUT_LENGTHS,
-    num_targets: int = NUM_TARGET_LENGTHS,
+def cheapest_shapes(
+    inputs: np.ndarray, targets: np.ndarray, *, num_shapes: int = NUM_SHAPES, cost: Cost = num_tokens
 ) -> Shapes:
-    """Chooses the lengths that cost the least padding when each row is padded to the next one.
+    """Chooses the shapes that cost the least when each row is padded to the cheapest one that holds it.
+
+    Starts from the largest shape, adds the one that saves the most until there are enough, then moves one at a time
+    while that saves anything.
 
     Args:
-      input_lengths: int [M], tokens of each input.
-      target_lengths: int [M], tokens of each target.
-      num_inputs: most input lengths.
-      num_targets: most target lengths.
+      inputs: int [M], input lengths.
+      targets: int [M], target lengths.
+      num_shapes: most shapes.
+      cost: of a row padded to a shape.
 
     Returns:
-      The shapes, multiples of 8; the largest hold the longest rows.
+      The shapes, lengths multiples of 8; the largest holds the longest rows.
 
     Raises:
-      InputError: if there are no rows or a number of lengths is below 1.
+      InputError: if there are no rows or the number of shapes is below 1.
     """
-    return Shapes(inputs=_least_padding(input_lengths, num_inputs), targets=_least_padding(target_lengths, num_targets))
+    if len(inputs) == 0 or num_shapes < 1:
+        raise InputError(f"cannot choose {num_shapes} shapes for {len(inputs)} rows; expected at least one of each")
+    sources, source_of = _candidates(inputs, _MAX_INPUTS)
+    lengths, length_of = _candidates(targets, _MAX_TARGETS)
+    counts = np.zeros((len(sources), len(lengths)))
+    np.add.at(counts, (source_of, length_of), 1)
+    costs = np.broadcast_to(cost(sources[:, None].astype(float), lengths.astype(float)), counts.shape)
+    chosen = _choose(counts, costs, num_shapes)
+    pairs = sorted((costs[i, j], int(sources[i]), int(lengths[j])) for i, j in chosen)
+    return Shapes(pairs=[(source, target) for _, source, target in pairs])
 
 
 def useful_share(batch: Batch, pad_id: int = 0) -> float:
@@ -99,33 +117,32 @@ def useful_share(batch: Batch, pad_id: int = 0) -> float:
     return float((np.count_nonzero(inputs != pad_id) + mask.sum()) / (inputs.size + mask.size))
 
 
-def _at_least(lengths: tuple[int, ...], length: int, what: str) -> int:
-    index = int(np.searchsorted(lengths, length))
-    if index == len(lengths):
-        raise InputError(
-            f"an {what} has {length} tokens, but the largest {what} length is {lengths[-1]}; add a larger one or "
-            "cache with a lower limit"
-        )
-    return lengths[index]
+def _candidates(lengths: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns at most `most` lengths that hold about equally many rows each, and for each row its place among them."""
+    shares = np.linspace(0, 1, most + 1)[1:]
+    quantiles = np.quantile(np.maximum(lengths, 1), shares, method="higher")
+    found = np.unique(-(-quantiles.astype(np.int64) // _MULTIPLE) * _MULTIPLE)
+    return found, np.searchsorted(found, lengths)
 
 
-def _least_padding(lengths: np.ndarray, count: int) -> tuple[int, ...]:
-    """Finds by dynamic programming the `count` lengths with the fewest cells over all rows."""
-    if len(lengths) == 0 or count < 1:
-        raise InputError(f"cannot choose {count} lengths for {len(lengths)} rows; expected at least one of each")
-    step = _MULTIPLE * -(-int(lengths.max()) // (_MULTIPLE * _MAX_CELLS))
-    rows = np.cumsum(np.bincount(np.maximum(-(-lengths // step), 1)))  # rows that fit into k steps
-    last = len(rows) - 1
-    cells = np.where(np.arange(last + 1) == 0, 0.0, np.inf)  # fewest cells for the rows that fit into k steps
-    choices: list[np.ndarray] = []
-    for _ in range(min(count, last)):
-        # Row k, column j: the rows above j and up to k steps are padded to k, the others are settled before.
-        totals = cells + (rows[:, None] - rows) * np.arange(last + 1)[:, None]
-        totals[np.triu_indices(last + 1)] = np.inf
-        totals[0, 0] = 0.0
-        choices.append(totals.argmin(axis=1))
-        cells = totals.min(axis=1)
-    found = [last]
-    for before in reversed(choices):
-        found.append(int(before[found[-1]]))
-    return tuple(sorted({steps * step for steps in found if steps}))
+def _choose(counts: np.ndarray, costs: np.ndarray, num_shapes: int) -> set[tuple[int, int]]:
+    """Chooses grid points; the last one is always there."""
+    rows = np.argwhere(counts > 0)
+    shapes = np.argwhere(np.ones_like(counts, bool))
+    fits = (rows[:, None] <= shapes).all(axis=-1)
+    table = np.where(fits, costs.ravel(), np.inf)  # [rows, shapes]
+    weights = counts[counts > 0]
+    best = lambda others: int((weights @ np.minimum(others[:, None], table)).argmin())
+    chosen = [len(shapes) - 1]
+    while len(chosen) < min(num_shapes, len(shapes)):
+        chosen.append(best(table[:, chosen].min(axis=1)))
+    total = weights @ table[:, chosen].min(axis=1)
+    for _ in range(_ROUNDS):
+        before = total
+        for place in range(1, len(chosen)):
+            others = table[:, chosen[:place] + chosen[place + 1 :]].min(axis=1)
+            chosen[place] = best(others)
+        total = weights @ table[:, chosen].min(axis=1)
+        if total >= before:
+            break
+    return {(int(i), int(j)) for i, j in shapes[chosen]}

@@ -3,8 +3,8 @@
 TINY = ["--gin_file=models/t5_1_1/tiny.gin", "--gin.VOCAB_ROWS=320"]
 SMALLER = [f"--gin.t5_config.T5Config.{name}" for name in ("embed_dim=16", "num_heads=2", "head_dim=8", "mlp_dim=32")]
 MODEL = [*TINY, *SMALLER]
-SHORT = ["--gin.BATCH_SIZE=8", "--gin.WARMUP_STEPS=1", "--gin.LOG_EVERY=1", "--gin.INPUT_LENGTHS=1", "--gin.WINDOW=4"]
-SHORT += ["--gin.TARGET_LENGTHS=1", "--gin.SAVE_EVERY=2"]
+SHORT = ["--gin.BATCH_SIZE=8", "--gin.WARMUP_STEPS=1", "--gin.LOG_EVERY=1", "--gin.NUM_SHAPES=1", "--gin.WINDOW=4"]
+SHORT += ["--gin.SAVE_EVERY=2"]
 
 
 def train_words(store, run_dir, *more):

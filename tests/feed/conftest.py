@@ -1,6 +1,7 @@
 import functools
 import pathlib
 import random
+import sys
 
 import pytest
 
@@ -10,6 +11,8 @@ from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.tasks import prompts
 from jaxmtl.tasks.spec import Demonstration, TaskSpec
 from jaxmtl.types import Example
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # for batches
 
 WORDS = "the quick brown fox jumps over lazy dogs and cats while seven birds sing old songs".split()
 

@@ -7,7 +7,8 @@ from training_toy import Recorder, Tiny, assert_trees_equal, toy_run
 
 from jaxmtl import tokenizers
 from jaxmtl.checkpoints import CheckpointPolicy
-from jaxmtl.feed.batching import eval_stream, train_stream
+from jaxmtl.feed.eval_stream import eval_stream
+from jaxmtl.feed.stream import train_stream
 from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.tasks import prompts
 from jaxmtl.tasks.spec import TaskSpec

@@ -1,0 +1,114 @@
+"""The rows of some tasks of a token store, addressed as they are drawn: by task id and example id."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+import numpy as np
+
+from jaxmtl.feed.permutation import permute, stream_key
+from jaxmtl.feed.sampler import Draw
+from jaxmtl.feed.store import Examples, TokenStore
+from jaxmtl.types import InputError
+
+
+class TaskRows:
+    """The rows of several tasks of one split; files are mapped when first used.
+
+    Args:
+      store: where the rows are.
+      split: name of the split.
+      tasks: task names, in the order of task ids; None for all of the split.
+      limit: most examples of a task, a seeded choice that a larger limit only adds to; None for all.
+      seed: which examples a limit keeps.
+
+    Raises:
+      InputError: if the store has no such split or task, there is no task, or the limit is below 1.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        split: str,
+        tasks: Sequence[str] | None = None,
+        *,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.names = store.task_names(split) if tasks is None else list(tasks)
+        if not self.names:
+            raise InputError(f"no tasks to read from split {split!r} of token store {store.folder}")
+        if limit is not None and limit < 1:
+            raise InputError(f"the limit of examples of a task is {limit}; expected 1 or more")
+        self.entries = [store.entry(name, split) for name in self.names]
+        self._stored = np.array([entry.num_examples for entry in self.entries], np.int64)
+        self.sizes = self._stored if limit is None else np.minimum(self._stored, limit)
+        self.max_input_tokens = max(entry.max_input_tokens for entry in self.entries)
+        self.max_target_tokens = max(entry.max_target_tokens for entry in self.entries)
+        self.pad_id = store.manifest.vocabulary.pad
+        self.folder = store.folder
+        self._store, self._split, self._seed = store, split, seed
+        self._limit = limit
+        self._examples: dict[int, Examples] = {}
+
+    @property
+    def categories(self) -> list[str]:
+        """Returns each task's category."""
+        return [entry.category for entry in self.entries]
+
+    def identity(self) -> dict[str, str]:
+        """Returns two hashes: of the tasks' names in their order, and of the examples that can be drawn."""
+        kept: list[object] = [entry.sha256 for entry in self.entries]
+        if self._limit is not None:
+            kept += [self._limit, self._seed]
+        parts = {"tasks": self.names, "examples": kept}
+        return {name: hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16] for name, values in parts.items()}
+
+    def row(self, task_id: int, example_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """Reads one row.
+
+        Args:
+          task_id: which task.
+          example_id: which of its examples, 0 ... size - 1.
+
+        Returns:
+          Inputs int32 [s] and targets int32 [t], views of the file.
+        """
+        stored = self._places(task_id, np.array([example_id]))[0]
+        return self._task(task_id).row(int(stored))
+
+    def lengths(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
+        """Looks up how long rows are, without reading them.
+
+        Args:
+          draw: M rows.
+
+        Returns:
+          Input and target lengths, int64 [M] each.
+        """
+        inputs, targets = np.empty(len(draw.task_ids), np.int64), np.empty(len(draw.task_ids), np.int64)
+        order = np.argsort(draw.task_ids, kind="stable")
+        starts = np.flatnonzero(np.diff(draw.task_ids[order], prepend=-1))
+        for group in np.split(order, starts[1:]):
+            task = int(draw.task_ids[group[0]])
+            stored = self._places(task, draw.example_ids[group])
+            input_lengths, target_lengths = self._task(task).lengths()
+            inputs[group], targets[group] = input_lengths[stored], target_lengths[stored]
+        return inputs, targets
+
+    def split_lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns input and target lengths of the whole split, int64 [M] each, whichever of its tasks are read."""
+        return self._store.lengths(self._split)
+
+    def _task(self, task_id: int) -> Examples:
+        if task_id not in self._examples:
+            self._examples[task_id] = self._store.examples(self.names[task_id], self._split)
+        return self._examples[task_id]
+
+    def _places(self, task_id: int, example_ids: np.ndarray) -> np.ndarray:
+        """Returns where examples are in their file: a limit keeps the first ones of a permutation of the task."""
+        size = self._stored[task_id]
+        if size == self.sizes[task_id]:
+            return example_ids
+        key = stream_key(self._seed, f"limit/{self.names[task_id]}")
+        return permute(example_ids, np.full_like(example_ids, size), np.full(len(example_ids), key, np.uint64))
