@@ -12,8 +12,14 @@ from jaxmtl.types import InputError
 class IntervalSums:
     """Sums over the steps since the last log line; saved with checkpoints so that a resumed run logs the same."""
 
-    def __init__(self, task_names: Sequence[str]) -> None:
-        self._task_names = tuple(task_names)
+    def __init__(self, task_names: Sequence[str], stream_names: Sequence[str] = ()) -> None:
+        """Starts at zero.
+
+        Args:
+          task_names: N names.
+          stream_names: name of the stream that each task comes from, N names; none if there is one stream only.
+        """
+        self._task_names, self._stream_names = tuple(task_names), np.array(stream_names, dtype=str)
         self._clear()
 
     def add(self, metrics: StepMetrics) -> None:
@@ -31,7 +37,8 @@ class IntervalSums:
 
         Returns:
           `train/objective` and `train/loss` in nats per target token, `train/tokens`, `train/grad_norm` (mean over
-          steps), last `train/learning_rate` and `train/param_norm`, and `train/task_loss/NAME` for tasks seen.
+          steps), last `train/learning_rate` and `train/param_norm`, `train/task_loss/NAME` for tasks seen, and with
+          several streams `train/STREAM/loss` and `train/STREAM/tokens` for streams seen.
         """
         steps, objective, loss, tokens, grad_norm = (float(total) for total in self._totals)
         tokens_or_one = max(tokens, 1.0)
@@ -45,7 +52,16 @@ class IntervalSums:
         values |= {
             f"train/task_loss/{name}": value for name, value in task_means(self._tasks, self._task_names).items()
         }
+        values |= self._by_stream()
         self._clear()
+        return values
+
+    def _by_stream(self) -> dict[str, float]:
+        values = {}
+        for name in np.unique(self._stream_names).tolist():
+            loss, tokens = self._tasks[:, self._stream_names == name].sum(axis=1).tolist()
+            if tokens:
+                values |= {f"train/{name}/loss": loss / tokens, f"train/{name}/tokens": tokens}
         return values
 
     def state(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxmtl.training.interval import IntervalSums
-from jaxmtl.training.step import StepMetrics
+from jaxmtl.training.step import LossSums, StepMetrics
 from jaxmtl.types import InputError
 
 
@@ -23,15 +23,23 @@ class Watch:
     busy; doing it before anything is logged, evaluated or saved (`settle`) keeps broken numbers out of all of these.
     """
 
-    def __init__(self, sums: IntervalSums, task_names: Sequence[str], last_checkpoint: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        sums: IntervalSums,
+        task_names: Sequence[str],
+        last_checkpoint: Callable[[], str],
+        observe: Callable[[LossSums], None] = lambda sums: None,
+    ) -> None:
         """Starts with nothing in flight.
 
         Args:
           sums: what finite steps are added to.
           task_names: N names by task id.
           last_checkpoint: says where the last checkpoint is, for the error.
+          observe: hears of the sums of every finite step, in order.
         """
         self._sums, self._task_names, self._last_checkpoint = sums, tuple(task_names), last_checkpoint
+        self._observe = observe
         self._in_flight: tuple[int, np.ndarray, StepMetrics] | None = None
 
     def push(self, step: int, task_ids: np.ndarray, metrics: StepMetrics) -> None:
@@ -39,7 +47,7 @@ class Watch:
 
         Args:
           step: number of the step, from 1.
-          task_ids: int32 [B], tasks of its batch.
+          task_ids: int32 [m], the tasks in its batch.
           metrics: on the devices.
 
         Raises:
@@ -58,6 +66,7 @@ class Watch:
         if not metrics.finite:
             raise self._error(step, task_ids, metrics)
         self._sums.add(metrics)
+        self._observe(metrics.sums)
 
     def _error(self, step: int, task_ids: np.ndarray, metrics: StepMetrics) -> NonFiniteError:
         names = ", ".join(self._task_names[index] for index in np.unique(task_ids))
