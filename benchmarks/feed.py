@@ -123,6 +123,7 @@ def _seqio(
     store: pathlib.Path, count: int, sizes: argparse.Namespace, source: Callable[..., Any]
 ) -> tuple[Callable[[Any], Any], Any]:
     import seqio
+
     from jaxmtl.data.vocabularies import vocabulary as vocabulary_of
     from jaxmtl.feed.store import TokenStore
 

@@ -129,6 +129,7 @@ def train(
         module=module,
         stream=stream,
         task_names=stream.rows.names,
+        stream_names=stream.stream_names,
         run_dir=folder,
         mesh=mesh,
         evaluations=[make(parts) for make in make_evaluations],

@@ -25,7 +25,7 @@ class Named(Protocol):
 
 
 class NamedStream(Protocol):
-    """An endless iterator of batches that can be stopped and continued, such as `batching.Stream`."""
+    """An endless iterator of batches that can be stopped and continued, such as `stream.Stream`."""
 
     @property
     def rows(self) -> Named:
@@ -40,13 +40,29 @@ class NamedStream(Protocol):
         """Returns the position after the last batch, JSON-able."""
         ...
 
-    def restore(self, state: Any) -> None:
-        """Goes to a position."""
+    def restore(self, state: Mapping[str, Any], observed: Mapping[str, Any] | None) -> None:
+        """Goes to a position, having been told of the batches before it."""
+        ...
+
+    def observe(self, task_loss: np.ndarray, task_tokens: np.ndarray) -> None:
+        """Hears of each batch that was trained on, in order."""
+        ...
+
+    def observed(self) -> dict[str, Any]:
+        """Returns what it keeps of that, JSON-able."""
+        ...
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns float64 [N] each: rows drawn per task, and how many were asked for."""
+        ...
+
+    def close(self) -> None:
+        """Ends a wait for more to observe."""
         ...
 
 
 MakeStream = Callable[..., NamedStream]
-"""Makes a stream over a store for one host: called with the store, `host_index=` and `num_hosts=`."""
+"""Makes a stream over a store: called with the store, what a row costs, and which host's share to read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +110,7 @@ class InterleavedStream:
         self._names, self._main, self._text = tuple(names), main, text
         self._first_text_id = len(main.rows.names)
         self._position = 0  # main batches since the last text batch
+        self._num_observed = 0
 
     def __iter__(self) -> Self:
         return self
@@ -135,11 +152,12 @@ class InterleavedStream:
             "text": self._text.state(),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], observed: Mapping[str, Any] | None = None) -> None:
         """Goes back to where a state was taken; the next batch is the one that came after it.
 
         Args:
           state: what `state` returned, in this or another process.
+          observed: what `observed` returned after the batches before that; only rates that follow losses need it.
 
         Raises:
           InputError: if it was taken from another stream or is damaged.
@@ -158,9 +176,38 @@ class InterleavedStream:
             or not all(isinstance(p, Mapping) for p in parts)
         ):
             raise InputError(f"stream state is damaged: position {position!r} of {self.every}, streams {parts!r:.60}")
-        self._main.restore(parts[0])
-        self._text.restore(parts[1])
-        self._position = position
+        told = observed or {}
+        self._main.restore(parts[0], told.get("main"))
+        self._text.restore(parts[1], told.get("text"))
+        self._num_observed, self._position = told.get("batches", 0), position
+
+    def observe(self, task_loss: np.ndarray, task_tokens: np.ndarray) -> None:
+        """Hears of a batch that was trained on, in the order of the batches.
+
+        Args:
+          task_loss: [N], summed loss of each task of both streams in nats.
+          task_tokens: [N], its target tokens.
+        """
+        first = self._first_text_id
+        if self._num_observed % (self.every + 1) < self.every:
+            self._main.observe(task_loss[:first], task_tokens[:first])
+        else:
+            self._text.observe(task_loss[first:], task_tokens[first:])
+        self._num_observed += 1
+
+    def observed(self) -> dict[str, Any]:
+        """Returns what both streams keep of observed losses: JSON values."""
+        return {"batches": self._num_observed, "main": self._main.observed(), "text": self._text.observed()}
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns float64 [N] each: rows drawn per task of both streams, and how many its share asked for."""
+        drawn, asked = zip(self._main.counts(), self._text.counts(), strict=True)
+        return np.concatenate(drawn), np.concatenate(asked)
+
+    def close(self) -> None:
+        """Ends a wait for losses that will not come."""
+        self._main.close()
+        self._text.close()
 
 
 def interleaved_stream(
@@ -171,20 +218,18 @@ def interleaved_stream(
     make_text: MakeStream,
     every: int = 3,
     names: Sequence[str] = STREAM_NAMES,
-    host_index: int = 0,
-    num_hosts: int = 1,
+    **options: Any,
 ) -> InterleavedStream:
     """Makes a training stream over a store of tasks and a store of text.
 
     Args:
       store: the tasks.
       text_store: the text, made with the same vocabulary.
-      make_main: called with `store` and the host: `batching.train_stream` with its other arguments bound.
-      make_text: called with `text_store` and the host.
+      make_main: called with `store`: `stream.train_stream` with its other arguments bound.
+      make_text: called with `text_store`.
       every: see `InterleavedStream`.
       names: see `InterleavedStream`.
-      host_index: which host this is.
-      num_hosts: how many hosts share each batch of either stream.
+      **options: what both streams are made with besides: cost of a row, hosts.
 
     Returns:
       The stream.
@@ -196,8 +241,7 @@ def interleaved_stream(
     during instruction tuning.
     """
     text_store.check(vocabulary=store.manifest.vocabulary)
-    hosts = {"host_index": host_index, "num_hosts": num_hosts}
-    return InterleavedStream(make_main(store, **hosts), make_text(text_store, **hosts), every=every, names=names)
+    return InterleavedStream(make_main(store, **options), make_text(text_store, **options), every=every, names=names)
 
 
 def _check_different(main: Sequence[str], text: Sequence[str]) -> None:

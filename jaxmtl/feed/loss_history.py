@@ -97,6 +97,10 @@ class LossHistory:
         Raises:
           InputError: if it is of other tasks or another period.
         """
+        if not {"period", "observed", "sums"} <= state.keys():
+            raise InputError(
+                "the checkpoint holds no losses, but this run's rates follow losses; resume with its rates"
+            )
         sums = {int(number): _unpacked(text) for number, text in state["sums"].items()}
         if state["period"] != self._period or any(array.shape != (2, self._num_tasks) for array in sums.values()):
             raise InputError(

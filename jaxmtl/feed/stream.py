@@ -39,11 +39,14 @@ class Stream:
       num_hosts: how many hosts share each batch; each gets one contiguous slice of its rows.
 
     Attributes:
-      history: losses for rates that follow them, to be told of every batch that was trained on; None if none do.
+      history: losses for rates that follow them; None if none do.
+      stream_names: empty, since all tasks are of one stream.
 
     Raises:
       InputError: if a row does not fit the layout, hosts do not divide the batches, or the window is below 1.
     """
+
+    stream_names: Sequence[str] = ()
 
     def __init__(
         self,
@@ -90,13 +93,12 @@ class Stream:
         place = {"batches": self._emitted, "position": self._position, "waiting": self._waiting_at_start}
         return {**self._identity, **place, "sampler": self._start}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[str, Any], observed: Mapping[str, Any] | None = None) -> None:
         """Goes back to where a state was taken; the next batch is the one that came after it.
-
-        Where rates follow losses, `history` has to be restored before.
 
         Args:
           state: what `state` returned, in this or another process.
+          observed: what `observed` returned after the batches before that; only rates that follow losses need it.
 
         Raises:
           InputError: if it was taken from another stream (tasks, examples, layout, batch size, seed, window) or is
@@ -112,6 +114,8 @@ class Stream:
         start, waiting = state.get("sampler"), state.get("waiting")
         if not isinstance(start, Mapping) or not isinstance(waiting, list):
             raise InputError(f"stream state is damaged: sampler {start!r:.40}, waiting rows {waiting!r:.40}")
+        if self.history is not None:
+            self.history.restore(observed or {})
         self.sampler.restore(start)
         self._waiting = self._checked_waiting(waiting)
         self._emitted = emitted
@@ -124,9 +128,23 @@ class Stream:
             )
         self._position = position
 
+    def observe(self, task_loss: np.ndarray, task_tokens: np.ndarray) -> None:
+        """Hears of a batch that was trained on, in the order of the batches.
+
+        Args:
+          task_loss: [N], summed loss of each task in nats.
+          task_tokens: [N], its target tokens.
+        """
+        if self.history is not None:
+            self.history.observe(task_loss, task_tokens)
+
+    def observed(self) -> dict[str, Any]:
+        """Returns what is kept of observed losses: JSON values, empty if rates do not follow losses."""
+        return {} if self.history is None else self.history.state()
+
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns float64 [N] each: rows drawn per task, this window's all, and how many were asked for."""
-        return self.sampler.counts()
+        return self._counts
 
     def close(self) -> None:
         """Ends a wait for losses that will not come."""
@@ -135,7 +153,7 @@ class Stream:
 
     def _begin_window(self) -> None:
         """Remembers where a window starts, which is what a state holds."""
-        self._start = self.sampler.state()
+        self._start, self._counts = self.sampler.state(), self.sampler.counts()
         self._waiting_at_start = np.stack([self._waiting.task_ids, self._waiting.example_ids], axis=1).tolist()
         self._drawn: Draw = self._waiting
         self._batches: list[Placed] = []
@@ -148,7 +166,7 @@ class Stream:
             draw = self.sampler.draw(self.window, losses)
             self._drawn = Draw(*(np.concatenate(pair) for pair in zip(self._drawn, draw, strict=True)))
             self._batches, waiting = self.layout.arrange(*self.rows.lengths(self._drawn))
-        self._waiting = _take(self._drawn, waiting)
+        self._waiting, self._counts = _take(self._drawn, waiting), self.sampler.counts()
         places = np.arange(len(self._batches))
         key = random_bits(self._key, np.full_like(places, self._emitted))
         order = permute(places, np.full_like(places, len(places)), key)

@@ -20,6 +20,7 @@ from jax.sharding import Mesh
 from jaxmtl.checkpoints import CheckpointPolicy, Checkpoints, Start, find_start
 from jaxmtl.partitioning import RULES, Rules, batch_sharding, make_mesh
 from jaxmtl.training.compile import Compilation, CompiledStep, compilation_cache_in, peak_memory
+from jaxmtl.training.draws import write_draws
 from jaxmtl.training.early_stopping import Best, EarlyStopping, is_over, judge
 from jaxmtl.training.interval import IntervalSums
 from jaxmtl.training.objectives import EncoderDecoderLoss, Objective
@@ -28,7 +29,7 @@ from jaxmtl.training.prefetch import Prefetcher, Stream
 from jaxmtl.training.schedules import Schedule
 from jaxmtl.training.signals import StopSignal
 from jaxmtl.training.state import Plan, TrainState, assemble, first_state, make_plan, num_parameters, scratch_params
-from jaxmtl.training.step import train_step
+from jaxmtl.training.step import LossSums, train_step
 from jaxmtl.training.watch import Speed, Watch
 from jaxmtl.types import InputError, unknown_name
 from jaxmtl.writers import JsonLinesWriter, MultiWriter, Writer, console_writer
@@ -63,6 +64,7 @@ class Run:
       module: the model, see `jaxmtl.models`; its `config.pad_id` is the id that fills up the stream's inputs.
       stream: endless batches of training examples.
       task_names: N names; a batch's `task_ids` index them.
+      stream_names: where each task comes from, N names, for losses by stream; none if there is one stream only.
       run_dir: the run folder; nothing is written elsewhere.
       num_steps: updates to make in all.
       optimizer: `optim.adamw` or `optim.adafactor`, other arguments bound.
@@ -90,6 +92,7 @@ class Run:
     num_steps: int
     optimizer: Optimizer
     learning_rate: Schedule
+    stream_names: Sequence[str] = ()
     mesh: Mesh | None = None
     rules: Rules = RULES
     objective: Objective = EncoderDecoderLoss()
@@ -179,7 +182,7 @@ def train(run: Run) -> Result:
         status = STOPPED_EARLY if is_over(run.early_stopping, best) else FINISHED
         run_step = CompiledStep(_step_function(run, begun.plan), begun.plan, writer.note)
         batches = stack.enter_context(_prefetcher(run, begun.plan))
-        watch, speed = Watch(sums, run.task_names, begun.store.describe), Speed()
+        watch, speed = Watch(sums, run.task_names, begun.store.describe, _observer(run)), Speed()
 
         while step < run.num_steps and status == FINISHED:
             fetched = next(batches)
@@ -212,6 +215,7 @@ def train(run: Run) -> Result:
                 with speed.paused():
                     progress = _progress(run, state, sums, best, fetched.stream_state)
                     begun.store.save(step, state.params, state.opt_state, progress)
+                    _write_draws(run)
 
         begun.store.wait()
         return _result(status, state, best, run_step, writer)
@@ -267,11 +271,11 @@ def _begin(run: Run, stack: contextlib.ExitStack) -> _Begun:
 
 def _restore(run: Run, plan: Plan, store: Checkpoints, writer: Writer, start: Start) -> _Begun:
     """Puts state, sums, best evaluation and data position where the start left them."""
-    sums, best, progress = IntervalSums(run.task_names), Best(), start.progress
+    sums, best, progress = IntervalSums(run.task_names, run.stream_names), Best(), start.progress
     if progress is None:
         return _Begun(plan, store, writer, sums, first_state(plan, run.seed, start.params), best)
     sums.restore(progress["sums"])
-    run.stream.restore(progress["stream"])
+    run.stream.restore(progress["stream"], progress["observed"])
     state = assemble(plan, progress["step"], start.params, start.opt_state, jax.random.key(progress["seed"]))
     return _Begun(plan, store, writer, sums, state, Best(**progress.get("best", {})))
 
@@ -279,6 +283,10 @@ def _restore(run: Run, plan: Plan, store: Checkpoints, writer: Writer, start: St
 def _step_function(run: Run, plan: Plan) -> Callable[..., Any]:
     options = dict(num_tasks=len(run.task_names), num_microbatches=run.num_microbatches)
     return functools.partial(train_step, plan=plan, objective=run.objective, **options)
+
+
+def _observer(run: Run) -> Callable[[LossSums], None]:
+    return lambda sums: run.stream.observe(sums.task_loss, sums.task_tokens)
 
 
 def _prefetcher(run: Run, plan: Plan) -> Prefetcher:
@@ -298,11 +306,17 @@ def _progress(run: Run, state: TrainState, sums: IntervalSums, best: Best, strea
         "step": int(state.step),
         "seed": run.seed,
         "stream": stream_state,
+        "observed": run.stream.observed(),
         "sums": sums.state(),
         "best": dataclasses.asdict(best),
         "best_step": best.step,
         "config_hash": run.config_hash,
     }
+
+
+def _write_draws(run: Run) -> None:
+    if jax.process_index() == 0:
+        write_draws(pathlib.Path(run.run_dir), run.task_names, *run.stream.counts())
 
 
 def _result(status: str, state: TrainState, best: Best, run_step: CompiledStep, writer: Writer) -> Result:

@@ -4,7 +4,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, cast
 
 import jax
@@ -26,8 +26,24 @@ class Stream(Protocol):
         """Returns the position after the last batch, JSON-able."""
         ...
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """Goes to a position."""
+    def restore(self, state: Mapping[str, Any], observed: Mapping[str, Any]) -> None:
+        """Goes to a position, having been told of the batches before it."""
+        ...
+
+    def observe(self, task_loss: np.ndarray, task_tokens: np.ndarray) -> None:
+        """Hears of each batch that was trained on, in order: [N] summed loss in nats and target tokens of each task."""
+        ...
+
+    def observed(self) -> dict[str, Any]:
+        """Returns what it keeps of that, JSON-able."""
+        ...
+
+    def counts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns float64 [N] each: rows drawn of each task so far, and how many its share asked for."""
+        ...
+
+    def close(self) -> None:
+        """Ends a wait for more to observe."""
         ...
 
 
@@ -37,7 +53,7 @@ class Fetched:
 
     Attributes:
       batch: global arrays on the devices.
-      task_ids: int32 [B], this host's.
+      task_ids: int32 [m], the tasks in it, this host's.
       num_tokens: number of input and target tokens that are not padding, this host's.
       stream_state: the stream's position after this batch.
     """
@@ -77,6 +93,7 @@ class Prefetcher:
 
     def __exit__(self, *error: object) -> None:
         self._stop.set()
+        self._stream.close()
         self._thread.join()
 
     def __iter__(self) -> Iterator[Fetched]:
@@ -118,7 +135,8 @@ def fetch(stream: Stream, sharding: NamedSharding, pad_id: int) -> Fetched:
     """
     batch = next(stream)
     num_tokens = int(np.count_nonzero(batch["inputs"] != pad_id) + np.count_nonzero(batch["loss_mask"]))
-    return Fetched(to_devices(batch, sharding), np.array(batch["task_ids"]), num_tokens, stream.state())
+    task_ids = np.unique(batch["task_ids"])
+    return Fetched(to_devices(batch, sharding), task_ids[task_ids >= 0], num_tokens, stream.state())
 
 
 def to_devices(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:

@@ -69,7 +69,7 @@ class Watch:
         self._observe(metrics.sums)
 
     def _error(self, step: int, task_ids: np.ndarray, metrics: StepMetrics) -> NonFiniteError:
-        names = ", ".join(self._task_names[index] for index in np.unique(task_ids))
+        names = ", ".join(self._task_names[index] for index in task_ids)
         return NonFiniteError(
             f"step {step}: loss {metrics.sums.objective}, gradient norm {metrics.grad_norm}; tasks in the batch:"
             f" {names}; last checkpoint: {self._last_checkpoint()}; look at these tasks' examples, lower the learning"

@@ -10,9 +10,12 @@ import pytest
 from hypothesis import strategies as st
 
 from jaxmtl import tokenizers
-from jaxmtl.feed.batching import Stream, train_stream
+from jaxmtl.feed.changing_rates import DynamicWeightAverage
 from jaxmtl.feed.interleave import InterleavedStream, interleaved_stream
+from jaxmtl.feed.loss_history import LossHistory
+from jaxmtl.feed.sampler import Sampler
 from jaxmtl.feed.store import TokenStore
+from jaxmtl.feed.stream import Stream, train_stream
 from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.types import Batch, InputError
@@ -137,3 +140,25 @@ def test_bad_requests_are_one_line_input_errors(
         with pytest.raises(InputError, match=message) as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_losses_reach_the_stream_that_they_are_of(store: TokenStore, text_store: TokenStore) -> None:
+    follows = functools.partial(Sampler, rates=DynamicWeightAverage(loss_period=2))
+    main = functools.partial(make_main, sampler=follows)
+
+    def make() -> InterleavedStream:
+        return interleaved_stream(store, text_store=text_store, make_main=main, make_text=make_text, every=3)
+
+    stream = make()
+    for number in range(10):
+        stream.observe(np.arange(6.0) + number, np.ones(6))
+    expected = LossHistory(4, 2)
+    for number in (0, 1, 2, 4, 5, 6, 8, 9):  # every fourth batch is text
+        expected.observe(np.arange(4.0) + number, np.ones(4))
+    told = json.loads(json.dumps(stream.observed()))
+    assert told == {"batches": 10, "main": expected.state(), "text": {}}
+    resumed = make()
+    resumed.restore(json.loads(json.dumps(stream.state())), told)
+    assert resumed.observed() == told
+    drawn, asked = stream.counts()
+    assert drawn.shape == asked.shape == (6,)

@@ -250,18 +250,19 @@ def test_rates_follow_losses_the_same_way_after_a_resume(store: TokenStore) -> N
         found = []
         for number in range(first, last):
             found.append(next(one))
-            one.history.observe(*losses(number))
+            one.observe(*losses(number))
         return found
 
     options = {"sampler": FOLLOWING, "window": 4}
     unbroken = stream(store, **options)
     expected = run(unbroken, 0, 60)
+    with pytest.raises(InputError, match="holds no losses"):
+        stream(store, **options).restore(unbroken.state())
     drawn, asked = unbroken.counts()
     assert drawn[0] > 1.5 * drawn[1] and np.abs(drawn - asked).max() < 40  # the task that learns nothing is drawn more
     for stop in (0, 7, 23, 32):
         stopped = stream(store, **options)
         run(stopped, 0, stop)
         resumed = stream(store, **options)
-        resumed.history.restore(json.loads(json.dumps(stopped.history.state())))
-        resumed.restore(json.loads(json.dumps(stopped.state())))
+        resumed.restore(*json.loads(json.dumps([stopped.state(), stopped.observed()])))
         assert all(equal(*pair) for pair in zip(run(resumed, stop, 60), expected[stop:], strict=True))

@@ -82,8 +82,20 @@ class ToyStream:
     def state(self):
         return {"index": self.index}
 
-    def restore(self, state):
+    def restore(self, state, observed):
         self.index = state["index"]
+
+    def observe(self, task_loss, task_tokens):
+        pass
+
+    def observed(self):
+        return {}
+
+    def counts(self):
+        return np.full(len(TASKS), 4.0 * self.index), np.full(len(TASKS), 4.0 * self.index)
+
+    def close(self):
+        pass
 
 
 class Recorder:
