@@ -106,7 +106,7 @@ def test_ids_that_stand_for_no_task_stay(store: TokenStore) -> None:
             return {**super().__next__(), "task_ids": np.array([[0, -1]], np.int32)}
 
     one = make_text(store, tasks=["a"])
-    packed = Packed(one.rows, one.sampler)
+    packed = Packed(one.rows, one.sampler, one.layout)
     stream = InterleavedStream(make_main(store, tasks=["task003.third"]), packed, every=1)
     found = [batch["task_ids"] for batch in itertools.islice(stream, 2)][1]
     assert found.tolist() == [[1, -1]] and stream.stream_of(found) == "text"
