@@ -26,7 +26,7 @@ from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks.metrics import METRICS
 from jaxmtl.tasks.spec import check_task_name
 from jaxmtl.types import InputError, Progress, Scores, unknown_name
-from jaxmtl.weights import Pretrained
+from jaxmtl.weights import Pretrained, check_reads
 
 VERSION = 1
 """Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""
@@ -119,7 +119,7 @@ def _write_summary(
 
 
 def _with_tokenizer(pretrained: Pretrained, store: TokenStore) -> Pretrained:
-    store.check(vocabulary=pretrained.tokenizer)
+    check_reads(pretrained.config, pretrained.tokenizer, store)
     if pretrained.tokenizer is not None:
         return pretrained
     return dataclasses.replace(pretrained, tokenizer=store.tokenizer())

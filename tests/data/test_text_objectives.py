@@ -13,9 +13,9 @@ import tokenizers as hf_tokenizers
 
 from jaxmtl import tokenizers
 from jaxmtl.feed import corruption, segments
-from jaxmtl.feed.batching import train_stream
 from jaxmtl.feed.interleave import interleaved_stream
 from jaxmtl.feed.store import TokenStore
+from jaxmtl.feed.stream import train_stream
 from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.tasks import catalog, prompts, text
 from jaxmtl.tasks.fewshot import stable_hash

@@ -8,8 +8,8 @@ from training_toy import Recorder, assert_trees_equal, toy_run
 
 from jaxmtl import tokenizers
 from jaxmtl.checkpoints import CheckpointPolicy
-from jaxmtl.feed.batching import train_stream
 from jaxmtl.feed.interleave import interleaved_stream
+from jaxmtl.feed.stream import train_stream
 from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.tasks import prompts
 from jaxmtl.tasks.spec import TaskSpec
@@ -35,7 +35,8 @@ def stores(tmp_path_factory):
 def run_of(stores, folder, **options):
     make_main, make_text = (functools.partial(train_stream, batch_size=size, window=2) for size in (8, 4))
     stream = interleaved_stream(stores[0], text_store=stores[1], make_main=make_main, make_text=make_text, every=3)
-    given = {"stream": stream, "task_names": stream.rows.names, "num_steps": 8, "log_every": 1}
+    names = {"task_names": stream.rows.names, "stream_names": stream.stream_names}
+    given = {"stream": stream, "num_steps": 8, "log_every": 1, **names}
     return toy_run(folder, **(given | options))
 
 
@@ -46,6 +47,10 @@ def test_losses_of_text_are_logged_where_text_is_seen_and_rates_follow_the_task_
     lines = {step: values for step, values in writer.lines if "train/loss" in values}
     assert [step for step, values in lines.items() if "train/task_loss/wiki" in values] == [4, 8]
     assert [step for step, values in lines.items() if "train/task_loss/next" in values] == [1, 2, 3, 5, 6, 7]
+    for values in lines.values():
+        (stream,) = {name.split("/")[1] for name in values if name.endswith("/loss") and name.count("/") == 2}
+        assert values[f"train/{stream}/loss"] == values["train/loss"]
+        assert ("train/task_loss/wiki" in values) == (stream == "text")
     rates = [values["train/learning_rate"] for values in lines.values()]
     assert rates == pytest.approx([0.5, 0.45, 0.4, 0.35, 0.35, 0.3, 0.25, 0.2])
 
