@@ -169,7 +169,7 @@ class InterleavedStream:
                     "the same interleaving"
                 )
         position = state.get("position")
-        parts = [state.get(name) for name in ("main", "text")]
+        parts: list[Any] = [state.get(name) for name in ("main", "text")]
         if (
             type(position) is not int
             or not 0 <= position <= self.every

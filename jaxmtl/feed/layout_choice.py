@@ -55,5 +55,5 @@ def cost_per_example(layout: Layout, inputs: np.ndarray, targets: np.ndarray, co
     batches, _ = layout.arrange(inputs[chosen], targets[chosen])
     if not batches:
         return float("inf")
-    total = sum(batch.num_rows * float(cost(*map(np.float64, batch.shape))) for batch in batches)
+    total = sum(batch.num_rows * float(cost(*np.array(batch.shape, np.float64))) for batch in batches)
     return total / sum(len(batch.members) for batch in batches)

@@ -154,7 +154,7 @@ def _cheapest_shape(inputs: np.ndarray, targets: np.ndarray, cost: Cost) -> tupl
         for more in _INPUT_FACTORS
         for further in _TARGET_FACTORS
     }
-    per_example = lambda shape: float(cost(*map(np.float64, shape))) / _examples_per_row(inputs, targets, shape)
+    per_example = lambda shape: float(cost(*np.array(shape, np.float64))) / _examples_per_row(inputs, targets, shape)
     return min(sorted(shapes), key=per_example)
 
 

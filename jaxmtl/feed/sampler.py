@@ -149,7 +149,7 @@ class Sampler:
     def _shares_at(self, step: int, losses: np.ndarray | None) -> np.ndarray:
         if not _changes(self._rates):
             rates = self._rates(self.sizes.copy()) if callable(self._rates) else self._rates
-            return _shares(self.sizes, rates)
+            return _shares(self.sizes, cast(ArrayLike, rates))
         known = np.empty((0, len(self.sizes))) if losses is None else losses
         facts = RateFacts(sizes=self.sizes.copy(), categories=self._categories, step=step, losses=known)
         return _shares(self.sizes, cast(ChangingRates, self._rates).weights(facts))

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxmtl.checkpoints import CheckpointPolicy, Checkpoints, Start, find_start
@@ -286,7 +287,7 @@ def _step_function(run: Run, plan: Plan) -> Callable[..., Any]:
 
 
 def _observer(run: Run) -> Callable[[LossSums], None]:
-    return lambda sums: run.stream.observe(sums.task_loss, sums.task_tokens)
+    return lambda sums: run.stream.observe(np.asarray(sums.task_loss), np.asarray(sums.task_tokens))
 
 
 def _prefetcher(run: Run, plan: Plan) -> Prefetcher:
