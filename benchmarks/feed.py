@@ -82,7 +82,7 @@ def copied(store: pathlib.Path, folder: pathlib.Path, count: int) -> pathlib.Pat
     (folder / "train").mkdir(parents=True)
     entries = {}
     for number, (name, entry) in enumerate(tasks):
-        copy = f"{number:04d}_{name}"
+        copy = f"{number:04d}_{name}".replace("-", "_")  # SeqIO allows no hyphens
         (folder / "train" / f"{copy}.arrow").hardlink_to(store / entry["file"])
         entries[copy] = entry | {"file": f"train/{copy}.arrow"}
     (folder / "manifest.json").write_text(json.dumps(manifest | {"splits": {"train": entries}}))
