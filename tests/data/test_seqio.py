@@ -12,6 +12,8 @@ import tokenizers as hf_tokenizers
 
 from jaxmtl import tokenizers
 from jaxmtl.feed import tokenise
+from jaxmtl.feed.changing_rates import PerCategory, ReverseAnnealing
+from jaxmtl.feed.sampler import Rates, Sampler
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.tasks import catalog, prompts, rates
@@ -247,6 +249,45 @@ def test_shares_equal_the_rate_functions(
     assert all(callable(one) for one in found.rate_per_task_name.values())
 
 
+@pytest.mark.parametrize("limit", [None, 10])
+@pytest.mark.parametrize(
+    "name, rate",
+    {
+        "uniform": rates.uniform,
+        "proportional": rates.proportional,
+        "capped": functools.partial(rates.capped, limit=8),
+        "temperature": functools.partial(rates.temperature, temperature=3.0),
+        "categories": PerCategory(),
+        "large_categories": PerCategory(between=rates.proportional, within=rates.uniform),
+    }.items(),
+)
+def test_a_mixture_gives_the_shares_of_the_sampler(
+    data: types.SimpleNamespace,
+    tasks: list[TaskSpec],
+    preprocessing: Preprocessing,
+    tokenizer: tokenizers.Tokenizer,
+    name: str,
+    rate: Rates,
+    limit: int | None,
+) -> None:
+    specs = [*tasks[:2], dataclasses.replace(tasks[2], category="Other")]
+    names = data.seqio_tasks.register(specs, preprocessing, tokenizer, prefix="sampled")
+    mixture = data.seqio_mixtures.register(f"sampled_{name}_{limit}", names, rate, limit=limit)
+    sizes = np.minimum([12, 30, 5], limit or 30)
+    sampler = Sampler(sizes, rate, batch_size=1, seed=0, categories=["Toy", "Toy", "Other"])
+    assert list(data.seqio_mixtures.shares(mixture).values()) == pytest.approx(sampler.shares.tolist(), rel=1e-12)
+
+
+def test_a_mixture_shares_draws_between_categories(
+    data: types.SimpleNamespace, tasks: list[TaskSpec], preprocessing: Preprocessing, tokenizer: tokenizers.Tokenizer
+) -> None:
+    specs = [*tasks[:2], dataclasses.replace(tasks[2], category="Other")]
+    names = data.seqio_tasks.register(specs, preprocessing, tokenizer, prefix="halves")
+    data.seqio_mixtures.register("halves", names, PerCategory(), limit=20)
+    # Each category has a half; the first one's tasks have 12 and, limited, 20 examples.
+    assert list(data.seqio_mixtures.shares("halves").values()) == pytest.approx([12 / 64, 20 / 64, 0.5])
+
+
 def test_registering_again_is_fine_only_if_nothing_changed(
     data: types.SimpleNamespace, tasks: list[TaskSpec], preprocessing: Preprocessing, tokenizer: tokenizers.Tokenizer
 ) -> None:
@@ -300,6 +341,10 @@ def test_bad_requests_are_one_line_input_errors(
         "2 tasks, 1 of them different": lambda: data.seqio_mixtures.register("m", names[:1] * 2),
         "0 tasks": lambda: data.seqio_mixtures.register("m", []),
         "weigh 0 by their split 'dev'": lambda: data.seqio_mixtures.register("m", names, split="dev"),
+        "limit of examples of a task is 0": lambda: data.seqio_mixtures.register("m", names, limit=0),
+        "rates that never change only": lambda: data.seqio_mixtures.register(
+            "m", names, ReverseAnnealing(last_temperature=9, num_steps=9)
+        ),
         "all tasks weigh 0": lambda: data.seqio_mixtures.register("m", names, lambda sizes: 0.0 * sizes),
         "another prompt or limit": lambda: data.cache.cache_mixture("bad_mixed", ["train"], tmp_path / "s"),
         "unknown split 'dev'": lambda: data.cache.cache_mixture(names[0], ["train", "dev"], tmp_path / "s"),
