@@ -43,7 +43,7 @@ def loss_curves(curves: Mapping[str, Curve], title: str) -> bytes | None:
     axes.set(xlabel="optimiser step", ylabel="nats per target token", title=f"Loss of {title}")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def category_bars(table: "pd.DataFrame", columns: Sequence[Column]) -> bytes:
@@ -66,14 +66,14 @@ def category_bars(table: "pd.DataFrame", columns: Sequence[Column]) -> bytes:
         for centre, value, row in zip(centres, values, rows, strict=True):
             _draw_interval(axes, centre, value, row[f"{column.label} low"], row[f"{column.label} high"])
     names = [f"{row['category']} ({tables.NAMES.get(row['metric'], row['metric'])}, n={row['n']})" for row in rows]
-    axes.set_yticks(range(len(rows)), [_short(name, 60) for name in names])
+    axes.set_yticks(range(len(rows)), [shortened(name, 60) for name in names])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set(xlabel=f"mean over examples, {unit}", title="Scores by category")
     if unit == "%":
         axes.set_xlim(0, 100)
     axes.grid(axis="x", alpha=0.3)
     _legend_below(figure, axes, columns)
-    return _png(figure)
+    return png(figure)
 
 
 def task_dots(table: "pd.DataFrame", columns: Sequence[Column]) -> bytes:
@@ -97,7 +97,7 @@ def task_dots(table: "pd.DataFrame", columns: Sequence[Column]) -> bytes:
         style: dict[str, Any] = dict(color=color) if filled else dict(facecolors="none", edgecolors=color)
         shape = SHAPES[number % len(SHAPES)]
         axes.scatter(values, range(len(rows)), s=26, marker=shape, label=column.label, zorder=3, **style)
-    names = [_short(row["task"], 46) for row in rows] if labelled else []
+    names = [shortened(row["task"], 46) for row in rows] if labelled else []
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     if unit == "%":
@@ -106,23 +106,74 @@ def task_dots(table: "pd.DataFrame", columns: Sequence[Column]) -> bytes:
     axes.set(xlabel=f"{' or '.join(metrics)} (each task's headline metric), {unit}", title="Scores by task, best first")
     axes.grid(alpha=0.3)
     _legend_below(figure, axes, columns)
-    return _png(figure)
+    return png(figure)
+
+
+def draw_ratios(table: "pd.DataFrame") -> bytes | None:
+    """Draws how the rows that training drew of each task compare with what its share asked for.
+
+    Args:
+      table: what `tables.draws_table` gives.
+
+    Returns:
+      PNG; None if nothing was asked of any task.
+    """
+    asked = table[table["asked"] > 0].sort_values("asked")
+    if asked.empty:
+        return None
+    figure, axes = _canvas(7.2, 3.2)
+    # Draws of a task are close to a Poisson number, whose standard deviation is the root of its mean.
+    band = 2 / asked["asked"] ** 0.5
+    low = (1 - band).clip(lower=0)
+    axes.fill_between(asked["asked"], low, 1 + band, color=GREY, alpha=0.2, linewidth=0, label="1 ± 2 sd of chance")
+    axes.axhline(1, color=GREY, linewidth=1)
+    axes.scatter(asked["asked"], asked["ratio"], s=16, color=BLUE, label="task", zorder=3)
+    axes.set_xscale("log")
+    axes.set(xlabel="rows asked for", ylabel="drawn / asked", title="Draws of each task in training")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    return png(figure)
 
 
 def _canvas(width: float, height: float) -> tuple[Any, Any]:
-    """Returns a figure in inches with one plot, made without pyplot, which would keep it alive."""
+    """Returns a figure in inches with one plot."""
+    figure = new_figure(width, height)
+    axes = figure.add_subplot()
+    tidy(axes)
+    return figure, axes
+
+
+def new_figure(width: float, height: float) -> Any:
+    """Returns an empty figure, made without pyplot, which would keep it alive.
+
+    Args:
+      width: in inches.
+      height: in inches.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    return figure
+
+
+def tidy(axes: Any) -> None:
+    """Takes away the frame's upper and right line and puts the grid behind the data.
+
+    Args:
+      axes: a plot of a figure.
+    """
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """Returns a figure as PNG.
+
+    Args:
+      figure: a figure.
+    """
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=144, metadata={"Software": None})
     return buffer.getvalue()
@@ -165,7 +216,16 @@ def _zero_for_missing(value: float) -> float:
     return 0.0 if math.isnan(value) else float(value)
 
 
-def _short(text: str, most: int) -> str:
+def shortened(text: str, most: int) -> str:
+    """Cuts a label for a figure.
+
+    Args:
+      text: any text.
+      most: characters that are kept.
+
+    Returns:
+      The text as matplotlib writes it out.
+    """
     # A dollar sign would begin a formula.
     text = text if len(text) <= most else text[: most - 1] + "…"
     return text.replace("$", r"\$")

@@ -45,6 +45,8 @@ def write_report(
     is_scored = bool(runs[0].columns or compare)
     pictures, sections = (_scores if is_scored else _only_losses)(runs)
     written = tables.write_tables(runs, out / FOLDER) if is_scored else []
+    if runs[0].draws:
+        written += tables.write_table(tables.draws_table(runs[0]), out / FOLDER, "draws")
     for name, content in pictures.items():
         write_whole(out / FOLDER / name, content)
         written.append(out / FOLDER / name)
@@ -57,7 +59,7 @@ def _scores(runs: Sequence[RunData]) -> tuple[dict[str, bytes], list[str]]:
     """Returns pictures by file name, and the sections about evaluated runs."""
     columns, run = tables.compared(runs), runs[0]
     task_table, category_table = tables.task_table(columns), tables.category_table(columns)
-    pictures = _loss_picture(run) | {
+    pictures = _training_pictures(run) | {
         "categories.png": figures.category_bars(category_table, columns),
         "tasks.png": figures.task_dots(task_table, columns),
     }
@@ -68,6 +70,7 @@ def _scores(runs: Sequence[RunData]) -> tuple[dict[str, bytes], list[str]]:
         _header(run.name, cards, _facts(run)),
         _overall(overall),
         _loss(pictures, run),
+        *_draws(pictures, run),
         _categories(category_table, columns, pictures),
         _tasks(task_table, pictures),
         _samples(run),
@@ -77,14 +80,18 @@ def _scores(runs: Sequence[RunData]) -> tuple[dict[str, bytes], list[str]]:
 def _only_losses(runs: Sequence[RunData]) -> tuple[dict[str, bytes], list[str]]:
     """Returns the picture and the sections about a run that was trained, but not evaluated."""
     run = runs[0]
-    pictures = _loss_picture(run)
+    pictures = _training_pictures(run)
     facts = {"logged steps": max((steps[-1] for steps, _ in run.curves.values()), default=0)}
-    return pictures, [_header(run.name, "", facts), _how_to_evaluate(run), _loss(pictures, run)]
+    sections = [_header(run.name, "", facts), _how_to_evaluate(run), _loss(pictures, run), *_draws(pictures, run)]
+    return pictures, sections
 
 
-def _loss_picture(run: RunData) -> dict[str, bytes]:
-    picture = figures.loss_curves(run.curves, run.name)
-    return {} if picture is None else {"loss.png": picture}
+def _training_pictures(run: RunData) -> dict[str, bytes]:
+    made = {
+        "loss.png": figures.loss_curves(run.curves, run.name),
+        "draws.png": figures.draw_ratios(tables.draws_table(run)),
+    }
+    return {name: picture for name, picture in made.items() if picture is not None}
 
 
 def _page(title: str, body: str) -> str:
@@ -186,6 +193,24 @@ def _loss(pictures: Mapping[str, bytes], run: RunData) -> str:
     return f"<section>\n<h2>Loss</h2>\n{picture}\n<p>{_text(ends)}.</p>\n</section>"
 
 
+def _draws(pictures: Mapping[str, bytes], run: RunData) -> list[str]:
+    """Returns the section about what training drew; none if nothing is known of it."""
+    if not run.draws:
+        return []
+    table = tables.draws_table(run)
+    text = "Rows drawn over rows asked for, a dot for each task; same numbers as the table"
+    picture = f"{_picture(pictures['draws.png'], text)}\n" if "draws.png" in pictures else ""
+    return [
+        f"""<section>
+<h2>Draws</h2>
+<p>{sum(drawn for drawn, _ in run.draws.values()):.0f} rows were drawn of {len(table)} tasks in training. Asked is what the tasks' shares come
+to over the same steps; the ratio of the two is near 1 but for chance, which weighs more in small numbers. Select a
+heading to sort.</p>
+{picture}{_table(table, list(table.columns), sortable="draws")}
+</section>"""
+    ]
+
+
 def _categories(table: "pd.DataFrame", columns: Sequence[Column], pictures: Mapping[str, bytes]) -> str:
     """Returns the categories as a table with bars, and as a picture."""
     heads = "".join(f'<th class="number">{_text(column.label)}</th>' for column in columns)
@@ -281,7 +306,7 @@ def _table(table: "pd.DataFrame", names: Sequence[str], sortable: str = "") -> s
         "<tr>" + "".join(f"<td{style[name]}>{_text(_shown(row[name]))}</td>" for name in names) + "</tr>"
         for row in table.to_dict("records")
     )
-    identity = f' id="{sortable}"' if sortable else ""
+    identity = f' id="{sortable}" class="sortable"' if sortable else ""
     body = "\n".join(rows)
     return (
         f'<div class="scroll"><table{identity}><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxmtl.evals import files
+from jaxmtl.training.draws import DRAWS_FILE
 from jaxmtl.types import InputError, Record, Scores
 
 METRICS = "metrics.jsonl"
@@ -16,6 +17,8 @@ NUM_SAMPLES = 2
 
 Curve = tuple[list[int], list[float]]
 """Steps, ascending, and the values at them."""
+Draws = tuple[float, float]
+"""Rows that were drawn of a task in training, and how many of them its share asked for."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class RunData:
       settings: content of scores.json, about the latest evaluation; empty if there was none.
       records: all records, in the order they were written.
       samples: task name to some of its prediction rows.
+      draws: task name to its draws in training; empty if the run was not trained in this folder.
     """
 
     folder: pathlib.Path
@@ -62,6 +66,7 @@ class RunData:
     settings: Mapping[str, Any]
     records: Sequence[Record]
     samples: Mapping[str, Sequence[Mapping[str, Any]]]
+    draws: Mapping[str, Draws]
 
 
 def read_run(run_dir: str | os.PathLike) -> RunData:
@@ -96,6 +101,7 @@ def read_run(run_dir: str | os.PathLike) -> RunData:
         settings=settings,
         records=records,
         samples=samples,
+        draws=read_draws(folder),
     )
 
 
@@ -130,14 +136,38 @@ def read_curves(run_dir: str | os.PathLike) -> dict[str, Curve]:
     return {name: (sorted(curve), [curve[step] for step in sorted(curve)]) for name, curve in points.items()}
 
 
+def read_draws(run_dir: str | os.PathLike) -> dict[str, Draws]:
+    """Reads what was drawn of each task in training.
+
+    Args:
+      run_dir: a run folder.
+
+    Returns:
+      Task name to its draws; empty without `draws.json`.
+
+    Raises:
+      InputError: if the file is not what training writes.
+    """
+    path = pathlib.Path(run_dir) / DRAWS_FILE
+    if not path.is_file():
+        return {}
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))
+        return {name: (float(row["drawn"]), float(row["asked"])) for name, row in tasks.items()}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); delete it, training writes it anew") from error
+
+
 def _only_trained(folder: pathlib.Path, curves: Mapping[str, Curve]) -> RunData:
     if not curves:
         raise InputError(
             f"{folder}: holds neither {files.RECORDS} nor {METRICS}, so nothing was scored or logged here; run "
             "`jaxmtl train` or `jaxmtl evaluate` into it first"
         )
-    name = folder.resolve().name
-    return RunData(folder=folder, name=name, columns=(), curves=curves, settings={}, records=(), samples={})
+    name, draws = folder.resolve().name, read_draws(folder)
+    return RunData(
+        folder=folder, name=name, columns=(), curves=curves, settings={}, records=(), samples={}, draws=draws
+    )
 
 
 def _settings(folder: pathlib.Path) -> dict[str, Any]:

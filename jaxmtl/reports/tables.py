@@ -109,6 +109,25 @@ def overall_table(runs: Sequence[RunData]) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
+def draws_table(run: RunData) -> "pd.DataFrame":
+    """Lists what was drawn of each task in training, beside what its share asked for.
+
+    Args:
+      run: the run.
+
+    Returns:
+      A row for each task, in the order of task ids: task, drawn, asked (both in rows), ratio (drawn over asked, empty
+      where nothing was asked for).
+    """
+    import pandas as pd
+
+    rows = [
+        dict(task=task, drawn=int(drawn), asked=asked, ratio=drawn / asked if asked else math.nan)
+        for task, (drawn, asked) in run.draws.items()
+    ]
+    return pd.DataFrame(rows, columns=["task", "drawn", "asked", "ratio"])
+
+
 def to_markdown(table: "pd.DataFrame") -> str:
     """Writes a table as Markdown: numbers to the right with two decimals, empty cells empty.
 
@@ -141,12 +160,27 @@ def write_tables(runs: Sequence[RunData], folder: str | os.PathLike) -> list[pat
     """
     columns = compared(runs)
     tables = dict(overall=overall_table(runs), categories=category_table(columns), tasks=task_table(columns))
-    written = []
-    for name, table in tables.items():
-        for suffix, text in ((".csv", table.to_csv(index=False)), (".md", to_markdown(table))):
-            written.append(pathlib.Path(folder) / f"{name}{suffix}")
-            write_whole(written[-1], text)
-    return written
+    return [path for name, table in tables.items() for path in write_table(table, folder, name)]
+
+
+def write_table(table: "pd.DataFrame", folder: str | os.PathLike, name: str) -> list[pathlib.Path]:
+    """Writes one table as .csv (all digits) and .md.
+
+    Args:
+      table: any table.
+      folder: where to write.
+      name: name of the files.
+
+    Returns:
+      The files.
+
+    Raises:
+      InputError: if a file cannot be written.
+    """
+    texts = {".csv": table.to_csv(index=False), ".md": to_markdown(table)}
+    for suffix, text in texts.items():
+        write_whole(pathlib.Path(folder) / f"{name}{suffix}", text)
+    return [pathlib.Path(folder) / f"{name}{suffix}" for suffix in texts]
 
 
 def _names(runs: Sequence[RunData]) -> list[str]:

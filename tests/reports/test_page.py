@@ -1,5 +1,6 @@
 import base64
 import html.parser
+import json
 import pathlib
 
 import pytest
@@ -8,6 +9,12 @@ from jaxmtl.reports import page
 from jaxmtl.types import InputError
 
 VOID = {"meta", "img", "input", "br"}
+HOSTILE_TASK = "<script>task | c"
+DRAWS = {
+    "task_a": {"drawn": 30, "asked": 24.0},
+    "task_b": {"drawn": 66, "asked": 72.0},
+    HOSTILE_TASK: {"drawn": 0, "asked": 0.0},
+}
 
 
 class Checker(html.parser.HTMLParser):
@@ -131,3 +138,32 @@ def test_nothing_is_written_where_something_is_missing(make_run):
     with pytest.raises(InputError, match="run `jaxmtl evaluate` again"):
         page.write_report(folder)
     assert not (folder / "report.html").exists() and not (folder / "report").exists()
+
+
+def test_what_training_drew_is_shown_beside_what_was_asked_for(make_run):
+    folder = make_run()
+    (folder / "draws.json").write_text(json.dumps(DRAWS))
+    checker = check(page.write_report(folder))
+    assert "Draws" in checker.text and "96 rows were drawn of 3 tasks" in " ".join(checker.text)
+    assert [attrs["id"] for tag, attrs in checker.tags if attrs.get("class") == "sortable"] == ["draws", "tasks"]
+    assert len(checker.images) == 4 and {f"report/draws.{kind}" for kind in ("csv", "md", "png")} <= set(checker.links)
+    lines = (folder / "report" / "draws.md").read_text().splitlines()
+    assert lines[2:4] == ["| task_a | 30 | 24.00 | 1.25 |", "| task_b | 66 | 72.00 | 0.92 |"]
+    assert (folder / "report" / "draws.csv").read_text().splitlines()[2] == f"task_b,66,72.0,{66 / 72}"
+    assert [tag for tag, _ in checker.tags].count("script") == 1 and HOSTILE_TASK in checker.text
+
+
+def test_a_run_that_was_only_trained_shows_its_draws(make_run):
+    folder = make_run()
+    (folder / "records.jsonl").unlink()
+    (folder / "draws.json").write_text(json.dumps(DRAWS))
+    checker = check(page.write_report(folder))
+    assert "Draws" in checker.text
+    assert checker.links == [f"report/{name}" for name in ("draws.csv", "draws.md", "loss.png", "draws.png")]
+
+
+def test_draws_of_which_nothing_was_asked_have_a_table_and_no_picture(make_run):
+    folder = make_run()
+    (folder / "draws.json").write_text(json.dumps({"task_a": {"drawn": 0, "asked": 0.0}}))
+    checker = check(page.write_report(folder))
+    assert "Draws" in checker.text and "report/draws.png" not in checker.links

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 
 from jaxmtl.reports import sources
+from jaxmtl.training.draws import write_draws
 from jaxmtl.types import InputError
 
 
@@ -52,6 +54,13 @@ def test_curves_leave_out_what_is_not_finite_and_the_line_being_written(make_run
     assert curves["train/loss"][1][-1] == pytest.approx(2.0)
 
 
+def test_draws_are_those_that_training_wrote(make_run):
+    folder = make_run()
+    assert sources.read_run(folder).draws == {}
+    write_draws(folder, ["task_a", "é"], np.array([3.0, 0.0]), np.array([2.5, 0.25]))
+    assert sources.read_run(folder).draws == {"task_a": (3.0, 2.5), "é": (0.0, 0.25)}
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
@@ -62,6 +71,9 @@ def test_curves_leave_out_what_is_not_finite_and_the_line_being_written(make_run
         ("predictions/task_b.jsonl", None, "task_b.jsonl: missing.*run `jaxmtl evaluate` again"),
         ("predictions/task_b.jsonl", '{"id": "0"}\n', "task_b.jsonl: a row lacks a score"),
         ("metrics.jsonl", '{"step": 1}\n{"loss"\n', "metrics.jsonl, line 2: expected a JSON object with a step"),
+        ("draws.json", '{"task_a"', "draws.json: cannot be read.*delete it"),
+        ("draws.json", "[1]", "draws.json: cannot be read.*delete it"),
+        ("draws.json", '{"task_a": {"drawn": 1}}', "draws.json: cannot be read.*'asked'"),
         ("metrics.jsonl", '{"train/loss": 1}\n', "metrics.jsonl, line 1: expected a JSON object with a step"),
     ],
 )
