@@ -204,6 +204,15 @@ class InterleavedStream:
         drawn, asked = zip(self._main.counts(), self._text.counts(), strict=True)
         return np.concatenate(drawn), np.concatenate(asked)
 
+    def parts(self, num_steps: int) -> dict[str, tuple[NamedStream, int]]:
+        """Returns both streams by name, and how many of the first batches are from each.
+
+        Args:
+          num_steps: batches of both.
+        """
+        num_text = num_steps // (self.every + 1)
+        return dict(zip(self._names, ((self._main, num_steps - num_text), (self._text, num_text)), strict=True))
+
     def close(self) -> None:
         """Ends a wait for losses that will not come."""
         self._main.close()

@@ -57,6 +57,15 @@ class AnySampler(Protocol):
         """
         ...
 
+    def shares_at(self, step: int, losses: np.ndarray | None = None) -> np.ndarray:
+        """Returns float64 [N], the part of a step's draws that each task gets; they add up to 1.
+
+        Args:
+          step: how many steps were drawn before it.
+          losses: as for `draw`.
+        """
+        ...
+
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns float64 [N] each: rows drawn so far per task, and how many its share asked for."""
         ...
@@ -103,7 +112,7 @@ class Sampler:
         self._cursors = np.zeros(len(self.sizes), np.int64)
         self._expected = np.zeros(len(self.sizes))
         self._step = 0
-        self.shares = self._shares_at(0, None)
+        self.shares = self.shares_at(0, None)
 
     @property
     def loss_period(self) -> int | None:
@@ -141,12 +150,21 @@ class Sampler:
             return _places(units.ravel(), self.shares)
         tasks = np.empty(units.shape, np.int64)
         for number, row in enumerate(units):
-            self.shares = self._shares_at(self._step + number, losses)
+            self.shares = self.shares_at(self._step + number, losses)
             self._expected += self.shares * self.batch_size
             tasks[number] = _places(row, self.shares)
         return tasks.ravel()
 
-    def _shares_at(self, step: int, losses: np.ndarray | None) -> np.ndarray:
+    def shares_at(self, step: int, losses: np.ndarray | None = None) -> np.ndarray:
+        """Returns float64 [N], the part of a step's draws that each task gets; they add up to 1.
+
+        Args:
+          step: how many steps were drawn before it; those that are drawn next are not changed by asking.
+          losses: as for `draw`.
+
+        Raises:
+          InputError: if the rates give weights that make no sense.
+        """
         if not _changes(self._rates):
             rates = self._rates(self.sizes.copy()) if callable(self._rates) else self._rates
             return _shares(self.sizes, cast(ArrayLike, rates))
@@ -221,6 +239,15 @@ class PooledSampler:
         tasks = np.searchsorted(self._ends, rows, side="right")
         np.add.at(self._drawn, tasks, 1)
         return Draw(tasks.astype(np.int32), rows - (self._ends - self.sizes)[tasks])
+
+    def shares_at(self, step: int, losses: np.ndarray | None = None) -> np.ndarray:
+        """Returns float64 [N], the part of a step's draws that each task gets: the same at all steps.
+
+        Args:
+          step: not used.
+          losses: not used.
+        """
+        return self.shares
 
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns float64 [N] each: rows drawn so far per task, and how many its share asked for."""

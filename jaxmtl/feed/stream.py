@@ -146,6 +146,14 @@ class Stream:
         """Returns float64 [N] each: rows drawn per task, this window's all, and how many were asked for."""
         return self._counts
 
+    def parts(self, num_steps: int) -> dict[str, tuple[Self, int]]:
+        """Returns the streams that this one is made of, itself only, by name, and how many batches are from each.
+
+        Args:
+          num_steps: batches in all.
+        """
+        return {"tasks": (self, num_steps)}
+
     def close(self) -> None:
         """Ends a wait for losses that will not come."""
         if self.history is not None:
