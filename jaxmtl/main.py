@@ -342,6 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]
     arguments = make_parser().parse_args([word for word in words if not word.startswith("--gin.")])
+    arguments.gin_bindings = bindings
     command = importlib.import_module(f"jaxmtl.commands.{arguments.verb}")
     try:
         _check_gin(command, arguments, bindings)

@@ -97,6 +97,7 @@ def preview(
     return {
         name: ahead.preview(cast("Stream", part), steps, cost=cost, layouts=layouts, multiple=multiple)
         for name, (part, steps) in stream.parts(num_steps).items()
+        if steps
     }
 
 
@@ -116,12 +117,16 @@ def _check(arguments: argparse.Namespace, config: Any) -> None:
             "tasks needs a collection, such as: jaxmtl tasks toy; or the gin files of a training, such as: jaxmtl "
             "tasks --gin_file=models/t5_1_1/small.gin --gin_file=runs/train.gin --gin.STORE=STORE --gin.RUN_DIR=RUN_DIR"
         )
-    if config is None and arguments.plot:
-        raise InputError(f"--plot {arguments.plot} draws what a training would see: give its gin files, no collection")
-    if config is not None and (arguments.collection or arguments.task_list):
+    of_training = [f"--plot {arguments.plot}"] * bool(arguments.plot)
+    of_training += [f"--gin.{binding}" for binding in arguments.gin_bindings]
+    if config is None and of_training:
         raise InputError(
-            f"{arguments.collection or '--task_list'}: with gin files the tasks are those of the token store; give "
-            "one or the other"
+            f"{of_training[0]}: is about a training, not about a collection; give the training's gin files instead"
+        )
+    of_collection = arguments.collection or ("--task_list" if arguments.task_list else "")
+    if config is not None and of_collection:
+        raise InputError(
+            f"{of_collection}: with gin files the tasks are those of the token store; give one or the other"
         )
     if arguments.plot and pathlib.Path(arguments.plot).suffix != ".png":
         raise InputError(f"--plot is {arguments.plot}; expected a file name that ends in .png")

@@ -118,16 +118,17 @@ def draw_ratios(table: "pd.DataFrame") -> bytes | None:
     Returns:
       PNG; None if nothing was asked of any task.
     """
-    asked = table[table["asked"] > 0].sort_values("asked")
-    if asked.empty:
+    rows = sorted((row for row in table.to_dict("records") if row["asked"] > 0), key=lambda row: row["asked"])
+    if not rows:
         return None
     figure, axes = _canvas(7.2, 3.2)
+    asked, ratios = [row["asked"] for row in rows], [row["ratio"] for row in rows]
     # Draws of a task are close to a Poisson number, whose standard deviation is the root of its mean.
-    band = 2 / asked["asked"] ** 0.5
-    low = (1 - band).clip(lower=0)
-    axes.fill_between(asked["asked"], low, 1 + band, color=GREY, alpha=0.2, linewidth=0, label="1 ± 2 sd of chance")
+    widths = [2 / math.sqrt(one) for one in asked]
+    low, high = [max(1 - width, 0) for width in widths], [1 + width for width in widths]
+    axes.fill_between(asked, low, high, color=GREY, alpha=0.2, linewidth=0, label="1 ± 2 sd of chance")
     axes.axhline(1, color=GREY, linewidth=1)
-    axes.scatter(asked["asked"], asked["ratio"], s=16, color=BLUE, label="task", zorder=3)
+    axes.scatter(asked, ratios, s=16, color=BLUE, label="task", zorder=3)
     axes.set_xscale("log")
     axes.set(xlabel="rows asked for", ylabel="drawn / asked", title="Draws of each task in training")
     axes.grid(alpha=0.3)

@@ -197,13 +197,13 @@ def _draws(pictures: Mapping[str, bytes], run: RunData) -> list[str]:
     """Returns the section about what training drew; none if nothing is known of it."""
     if not run.draws:
         return []
-    table = tables.draws_table(run)
+    table, total = tables.draws_table(run), sum(drawn for drawn, _ in run.draws.values())
     text = "Rows drawn over rows asked for, a dot for each task; same numbers as the table"
     picture = f"{_picture(pictures['draws.png'], text)}\n" if "draws.png" in pictures else ""
     return [
         f"""<section>
 <h2>Draws</h2>
-<p>{sum(drawn for drawn, _ in run.draws.values()):.0f} rows were drawn of {len(table)} tasks in training. Asked is what the tasks' shares come
+<p>{total:.0f} rows were drawn of {len(table)} tasks in training. Asked is what the tasks' shares come
 to over the same steps; the ratio of the two is near 1 but for chance, which weighs more in small numbers. Select a
 heading to sort.</p>
 {picture}{_table(table, list(table.columns), sortable="draws")}
