@@ -130,6 +130,7 @@ def draw_ratios(table: "pd.DataFrame") -> bytes | None:
     axes.axhline(1, color=GREY, linewidth=1)
     axes.scatter(asked, ratios, s=16, color=BLUE, label="task", zorder=3)
     axes.set_xscale("log")
+    plain_numbers(axes.xaxis)
     axes.set(xlabel="rows asked for", ylabel="drawn / asked", title="Draws of each task in training")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
@@ -167,6 +168,19 @@ def tidy(axes: Any) -> None:
     """
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
+
+
+def plain_numbers(axis: Any) -> None:
+    """Writes 20 instead of 2 x 10 to the power of 1 on a logarithmic axis.
+
+    Args:
+      axis: the x or y axis of a plot.
+    """
+    from matplotlib import ticker
+
+    axis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def png(figure: Any) -> bytes:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from jaxmtl.feed.preview import USED, MixturePreview
-from jaxmtl.reports.figures import BLUE, GREY, VERMILION, new_figure, png, shortened, tidy
+from jaxmtl.reports.figures import BLUE, GREY, VERMILION, new_figure, plain_numbers, png, shortened, tidy
 
-_MAX_CATEGORIES = 20
+_MAX_CATEGORIES = 30
 _WIDE = 20  # values that differ by a larger factor are drawn on a logarithmic scale
 
 
@@ -42,6 +42,7 @@ def _shares(axes: Any, preview: MixturePreview) -> None:
     axes.scatter(sizes, end, s=12, color=BLUE, label="last step", zorder=3)
     if max(sizes) > _WIDE * min(sizes):
         axes.set_xscale("log")
+        plain_numbers(axes.xaxis)
     _scale(axes, [*start, *end])
     axes.set(xlabel="examples of the task", ylabel="share of the draws, %", title="Share of each task by its size")
     axes.grid(alpha=0.3)
@@ -61,6 +62,7 @@ def _scale(axes: Any, values: Sequence[float]) -> None:
     """Makes differences of all values visible, from 0 where that is possible."""
     if max(values) > _WIDE * min(values) > 0:
         axes.set_yscale("log")
+        plain_numbers(axes.yaxis)
     else:
         axes.set_ylim(0, 1.1 * max(values))
 
@@ -69,16 +71,14 @@ def _categories(axes: Any, preview: MixturePreview) -> None:
     shares: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(2))
     for task in preview.tasks:
         shares[task.category] += 100 * np.array([task.first_share, task.last_share])
-    ranked = sorted(shares.items(), key=lambda item: -item[1].sum())
-    shown, rest = ranked[:_MAX_CATEGORIES], ranked[_MAX_CATEGORIES:]
-    if rest:
-        shown.append((f"{len(rest)} more", np.sum([values for _, values in rest], axis=0)))
+    shown = sorted(shares.items(), key=lambda item: -item[1].sum())[:_MAX_CATEGORIES]
     places, values = np.arange(len(shown)), np.array([values for _, values in shown])
     axes.barh(places - 0.2, values[:, 0], 0.38, color=VERMILION, label="first step")
     axes.barh(places + 0.2, values[:, 1], 0.38, color=BLUE, label="last step")
     axes.set_yticks(places, [shortened(name, 32) for name, _ in shown], fontsize=7)
+    title = "Categories" if len(shown) == len(shares) else f"The {len(shown)} largest of {len(shares)} categories"
     axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set(xlabel="share of the draws, %", title="Categories")
+    axes.set(xlabel="share of the draws, %", title=title)
     axes.grid(axis="x", alpha=0.3)
     axes.legend(frameon=False)
 

@@ -17,7 +17,10 @@ def renamed_store(store, folder):
     shutil.copytree(store, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     for split, entries in manifest["splits"].items():
-        manifest["splits"][split] = {f"text_{name}": entry for name, entry in entries.items()}
+        renamed = {f"text_{name}": entry | {"file": f"{split}/text_{name}.arrow"} for name, entry in entries.items()}
+        for name, entry in renamed.items():
+            (folder / entries[name.removeprefix("text_")]["file"]).rename(folder / entry["file"])
+        manifest["splits"][split] = renamed
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 

@@ -2,10 +2,12 @@ import dataclasses
 import io
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib import image
 
-from jaxmtl.reports import figures, sources, tables
+from jaxmtl.feed import preview
+from jaxmtl.reports import figures, mixture_figure, sources, tables
 
 
 def pixels(content):
@@ -66,3 +68,39 @@ def test_scores_in_nats_alone_can_be_drawn(run):
     ]
     assert pixels(figures.category_bars(tables.category_table(columns), columns)).size
     assert pixels(figures.task_dots(tables.task_table(columns), columns)).size
+
+
+def test_draws_are_dots_over_a_band_and_need_something_that_was_asked_for():
+    table = pd.DataFrame(
+        [dict(task="a", drawn=9, asked=8.0, ratio=1.125), dict(task="b", drawn=0, asked=0.0, ratio=np.nan)]
+    )
+    assert has_color(figures.draw_ratios(table), figures.BLUE)
+    assert figures.draw_ratios(table[1:]) is None
+
+
+def test_a_mixture_has_four_plots_for_each_stream():
+    tasks = [
+        preview.TaskPreview(
+            name=f"task{k}",
+            category=f"category {k} $x$",
+            examples=k,
+            first_share=k / 780,
+            last_share=1 / 40,
+            rows=10.0 * k,
+            mean_input_tokens=5.0,
+            long_input_tokens=9,
+            mean_target_tokens=1.0,
+            long_target_tokens=2,
+        )
+        for k in range(40)
+    ]
+    grouped = preview.LayoutPreview(kind="grouped", shapes=((8, 8, 4),), examples_per_batch=4.0, padding=0.25, cost=1e9)
+    empty = dataclasses.replace(grouped, examples_per_batch=0.0, cost=0.0)
+    layouts = {preview.FIXED: empty, preview.USED: grouped}
+    seen = dict(num_steps=10, batch_size=4, layouts=layouts, follows_losses=False)
+    one = preview.MixturePreview(tasks=tuple(tasks), **seen)
+    few = preview.MixturePreview(tasks=tuple(tasks[1:2]), **seen)
+    heights = [len(pixels(mixture_figure.mixture_figure(parts))) for parts in ({"a": one}, {"a": one, "b": few})]
+    assert heights[1] == 2 * heights[0]
+    content = mixture_figure.mixture_figure({"tasks": one})
+    assert has_color(content, figures.BLUE) and has_color(content, figures.VERMILION)
