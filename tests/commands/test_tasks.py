@@ -95,8 +95,8 @@ def test_a_training_is_previewed_with_its_own_flags(store, tmp_path, capsys):
     assert "30 steps: 240 examples" in text and "this run: grouped" in text and "(8 rows)" in text
 
 
-def test_rates_limits_and_layouts_of_the_training_are_those_of_the_preview(store, capsys):
-    settings = ["--gin.RATE=@changing_rates.ReverseAnnealing()", "--gin.LIMIT=10", "--gin.LAYOUT=@packing.packed"]
+def test_rates_and_limits_of_the_training_are_those_of_the_preview(store, capsys):
+    settings = ["--gin.RATE=@changing_rates.ReverseAnnealing()", "--gin.LIMIT=10"]
     assert main(preview_words(store, "--json", *settings)) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     sizes = np.minimum(TokenStore(store).sizes("train"), 10)
@@ -115,6 +115,12 @@ def test_each_stream_of_an_interleaving_is_previewed(store, tmp_path, capsys):
     # After every 3 batches of tasks one of text: 7 of 30.
     drawn = {stream: sum(row["rows"] for row in rows if row["stream"] == stream) for stream in ("tasks", "text")}
     assert drawn == pytest.approx({"tasks": 23 * 8, "text": 7 * 8})
+
+
+def test_the_layout_of_the_training_is_that_of_the_preview(store, capsys):
+    assert main(preview_words(store, "--gin.LAYOUT=@packing.packed", "--gin.PACKED_SHAPE=(128, 48)")) == 0
+    text = capsys.readouterr().out
+    assert "this run: packed" in text and "shapes, input x target tokens: 128x48 (" in text
 
 
 def test_rates_that_follow_losses_are_said_to(store, capsys):

@@ -128,10 +128,11 @@ def test_a_layout_is_tried_on_rows_by_hand() -> None:
     inputs, targets = np.array([4, 7, 8, 3, 8]), np.array([1, 2, 1, 1, 2])
     layout = Grouped(Shapes(pairs=[(4, 1), (8, 2)]), (2, 2))
     found = ahead.try_layout(layout, inputs, targets, num_rows=3, cost=lambda source, target: source * target)
-    # Rows 1 and 2 make an 8x2 batch; rows 0 and 3 a 4x1 batch of the next three rows; row 4 waits for ever.
+    # Row 0 alone fills no batch of 4x1, so it joins row 1 in 8x2; row 2 waits for the next three rows, of which row 3
+    # joins it in the same way; row 4 fills nothing.
     assert found.examples_per_batch == 2 and found.shapes == ((4, 1, 2), (8, 2, 2))
-    assert found.cost == (2 * 16 + 2 * 4) / 4
-    assert found.padding == pytest.approx(1 - (7 + 2 + 8 + 1 + 4 + 1 + 3 + 1) / (2 * 10 + 2 * 5))
+    assert found.cost == 4 * 16 / 4
+    assert found.padding == pytest.approx(1 - (4 + 1 + 7 + 2 + 8 + 1 + 3 + 1) / (4 * 10))
     bins = ahead.try_layout(Packed((8, 3), 1), inputs, targets, num_rows=5, cost=num_tokens)
     # Bins in the order of opening: rows 0 and 3; 1; 2; 4.
     assert (bins.examples_per_batch, bins.cost) == (5 / 4, 4 * 11 / 5)
