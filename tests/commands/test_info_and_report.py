@@ -89,4 +89,5 @@ def test_a_run_that_was_only_trained_has_a_report(run_dir, tmp_path, capsys):
     assert text == f"report: {tmp_path / 'report.html'}\n"
     page = (tmp_path / "report.html").read_text("utf-8")
     assert "jaxmtl evaluate --gin_file=runs/evaluate.gin" in page
-    assert [path.name for path in (tmp_path / "report").iterdir()] == ["loss.png"]
+    names = {path.name for path in (tmp_path / "report").iterdir()}
+    assert names == {"loss.png", "draws.png", "draws.csv", "draws.md"}
