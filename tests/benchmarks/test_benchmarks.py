@@ -103,7 +103,7 @@ def test_both_sides_of_training_see_the_same_examples(tmp_path):
     workload, train = importlib.import_module("workload"), importlib.import_module("train")
     arguments = workload.make_parser("text").parse_args(["--data", "toy"])
     store = workload.make_store(arguments, tmp_path, "train", 20, (128, 32))
-    sizes = argparse.Namespace(batch_size=4, steps=5, lengths=(2, 1))
+    sizes = argparse.Namespace(batch_size=4, steps=5, num_shapes=2, layers=1)
     grouped, drawn = (train.make_stream(store, sizes, window) for window in (sizes.steps, 1))
 
     def seen(stream):
@@ -128,7 +128,7 @@ def test_training_is_compared_with_torch(tmp_path):
     workload, train = importlib.import_module("workload"), importlib.import_module("train")
     arguments = workload.make_parser("text").parse_args(["--data", "toy"])
     store = workload.make_store(arguments, tmp_path, "train", 20, (64, 16))
-    figures = train.compare(store, argparse.Namespace(batch_size=2, steps=2, lengths=(1, 1), layers=1))
+    figures = train.compare(store, argparse.Namespace(batch_size=2, steps=2, num_shapes=1, layers=1))
     assert figures["ratio"] > 0 and figures["ratio_grouped"] > 0 and figures["ours_shapes_compiled"] >= 1
 
 
