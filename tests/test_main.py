@@ -76,7 +76,7 @@ def test_a_verb_without_gin_settings_refuses_them(words, flag, capsys, tmp_path,
 def test_help_shows_gin_files_where_they_are_read(verb, capsys):
     with pytest.raises(SystemExit):
         main([verb, "--help"])
-    assert ("--gin_file" in capsys.readouterr().out) == (verb in ("cache", "train", "evaluate"))
+    assert ("--gin_file" in capsys.readouterr().out) == (verb in ("cache", "train", "evaluate", "tasks"))
 
 
 MISTAKES = {

@@ -69,7 +69,7 @@ def test_the_table_shows_a_file_of_ones_own(tmp_path, capsys):
         (["tasks", "--task_list=x", *PREVIEW], "--task_list: with gin files the tasks are those of the token store"),
         (["tasks", "--plot=a.pdf", *PREVIEW], "--plot is a.pdf; expected a file name that ends in .png"),
         (["tasks", *PREVIEW], "/no/store"),
-        (["tasks", "--gin_file=runs/evaluate.gin", "--gin.CHECKPOINT=x", *PREVIEW[2:]], "no gin file binds"),
+        (["tasks", "--gin_file=runs/evaluate.gin", "--gin.CHECKPOINT=x", *PREVIEW[2:]], "missing 5 required"),
     ],
 )
 def test_what_cannot_be_listed_is_told_in_one_line(words, hint, capsys):
