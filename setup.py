@@ -31,6 +31,7 @@ DATA = [
     "tensorflow-text>=2.21,<2.22",
     "datasets>=5.2,<6",  # text of the Hugging Face hub
 ]
+BEAM = [*DATA, "apache-beam>=2.77,<2.78"]  # what was tested
 NOTEBOOK = ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"]
 DEV = [
     *NOTEBOOK,
@@ -59,6 +60,7 @@ setuptools.setup(
         "gpu": ["jax[cuda12]>=0.10.2,<0.12"],
         "tpu": ["jax[tpu]>=0.10.2,<0.12"],
         "data": DATA,
+        "beam": BEAM,
         "dev": DEV,
         "parity": ["torch==2.13.0", "transformers>=5.23,<6"],
     },

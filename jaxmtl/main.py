@@ -7,6 +7,7 @@ import argparse
 import ast
 import contextlib
 import difflib
+import functools
 import hashlib
 import importlib
 import inspect
@@ -15,6 +16,7 @@ import pathlib
 import pkgutil
 import re
 import sys
+import tempfile
 import tokenize
 import traceback
 import types
@@ -109,6 +111,10 @@ class GinConfig:
     def hash(self) -> str:
         """Returns a hash of the parsed config."""
         return hashlib.sha256(self.text().encode()).hexdigest()[:16]
+
+    def rebuild(self) -> Callable[[], "GinConfig"]:
+        """Returns a function that makes the same config in another process; it can be pickled."""
+        return functools.partial(importlib.import_module("jaxmtl.main").config_of, self.text())  # never of __main__
 
     @contextlib.contextmanager
     def _open(self, path: str) -> Iterator[TextIO]:
@@ -223,6 +229,14 @@ class GinConfig:
             if found and found[1] != "__gin__":
                 modules[found[3] or found[2]] = f"{found[1]}.{found[2]}" if found[1] else found[2]
         return modules
+
+
+def config_of(text: str) -> GinConfig:
+    """Parses what `GinConfig.text` returned."""
+    with tempfile.NamedTemporaryFile("w", suffix=".gin", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        return GinConfig([file.name], [])
 
 
 def _gin_files() -> list[str]:

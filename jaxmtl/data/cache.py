@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import seqio
 import tensorflow as tf
@@ -15,6 +15,7 @@ from jaxmtl.feed.store import TokenStore
 from jaxmtl.feed.tokenise import cache_rows, task_splits
 from jaxmtl.feed.writer import Rows
 from jaxmtl.tasks.spec import TaskSpec
+from jaxmtl.tokenizers import Tokenizer
 from jaxmtl.types import InputError, Progress
 
 _log = logging.getLogger(__name__)
@@ -41,6 +42,46 @@ def cache_mixture(
       InputError: if the tasks differ in vocabulary or preprocessing, a text cannot be tokenised, or for any reason
         that `feed.tokenise.cache_tasks` has.
     """
+    plan = plan_of(name, splits)
+    shared = SharedPipeline([(task, split) for task, _, split in plan.parts if can_share(task)])
+    by_spec = {spec.name: task for task, spec, _ in plan.parts}
+
+    def make_rows(spec: TaskSpec, split: str) -> Rows:
+        task = by_spec[spec.name]
+        return pipeline_rows(task, split, shared.run if can_share(task) else own_pipeline)
+
+    parts = [(spec, split) for _, spec, split in plan.parts]
+    return cache_rows(parts, make_rows, folder, plan.description, plan.tokenizer, progress=progress)
+
+
+class Plan(NamedTuple):
+    """What the store of a mixture is made of.
+
+    Attributes:
+      parts: (seqio task, its task spec, split), in the order of the store.
+      description: what `SpecSource.describe` says of each task.
+      tokenizer: the vocabulary of all.
+    """
+
+    parts: Sequence[tuple[str, TaskSpec, str]]
+    description: dict[str, Any]
+    tokenizer: Tokenizer
+
+
+def plan_of(name: str, splits: Sequence[str]) -> Plan:
+    """Looks up what a mixture's store will be made of.
+
+    Args:
+      name: a registered mixture (or task) of tasks that `seqio_tasks.register` registered.
+      splits: which splits; a task takes part in those that it has.
+
+    Returns:
+      The plan.
+
+    Raises:
+      UnknownNameError: if nothing is registered under the name.
+      InputError: if the tasks differ in vocabulary or preprocessing, or a split is missing or empty.
+    """
     sources = {task: source_of(task) for task in task_names(name)}
     first = next(iter(sources.values()))
     description = first.describe()
@@ -48,14 +89,7 @@ def cache_mixture(
         _check_like_first(task, source, first, description)
     by_spec = {source.task.name: task for task, source in sources.items()}
     parts = task_splits((source.task for source in sources.values()), splits)
-    names = [(by_spec[task.name], split) for task, split in parts]
-    shared = SharedPipeline([(task, split) for task, split in names if can_share(task)])
-
-    def make_rows(task: TaskSpec, split: str) -> Rows:
-        name = by_spec[task.name]
-        return pipeline_rows(name, split, shared.run if can_share(name) else own_pipeline)
-
-    return cache_rows(parts, make_rows, folder, description, first.tokenizer, progress=progress)
+    return Plan([(by_spec[spec.name], spec, split) for spec, split in parts], description, first.tokenizer)
 
 
 def own_pipeline(name: str, split: str) -> list[dict[str, Any]]:

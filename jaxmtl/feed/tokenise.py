@@ -130,18 +130,71 @@ def cache_rows(
     Raises:
       InputError: if the folder holds something else, or the disk is full.
     """
-    origins = {(task.name, split): origin(task, split) for task, split in parts}
+    made = [Part.of(task, split) for task, split in parts]
+    specs = dict(zip(made, parts, strict=True))
+    return cache_parts(made, lambda part: make_rows(*specs[part]), folder, description, tokenizer, progress=progress)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """What a store is made of: one task split, before it is made.
+
+    Attributes:
+      task: name of the task.
+      split: name of the split.
+      category: the task's category.
+      metric: the task's headline metric.
+      origin: SHA-256 of all that its rows may depend on, but for vocabulary and preprocessing.
+    """
+
+    task: str
+    split: str
+    category: str
+    metric: str
+    origin: str
+
+    @classmethod
+    def of(cls, task: TaskSpec, split: str) -> "Part":
+        """Describes one split of a task spec."""
+        return cls(task=task.name, split=split, category=task.category, metric=task.metric, origin=origin(task, split))
+
+
+def cache_parts(
+    parts: Sequence[Part],
+    make_rows: Callable[[Part], Rows],
+    folder: str | Path,
+    description: dict[str, Any],
+    tokenizer: Tokenizer,
+    *,
+    progress: Progress | None = None,
+) -> TokenStore:
+    """Writes task splits into a store, whatever they come from; otherwise like `cache_rows`.
+
+    Args:
+      parts: the task splits, in the order of the store.
+      make_rows: makes the rows of one.
+      folder: the store to make.
+      description: JSON values that decide what the model reads.
+      tokenizer: the vocabulary.
+      progress: told after each task split.
+
+    Returns:
+      The store; an existing one that holds the same already.
+
+    Raises:
+      InputError: if the folder holds something else, or the disk is full.
+    """
+    origins = {(part.task, part.split): part.origin for part in parts}
     store = existing_store(folder, tokenizer, description, origins)
     if store is not None:
         return store
     with StoreWriter(folder, tokenizer, description) as writer:
-        for number, (task, split) in enumerate(parts, start=1):
-            key = origins[task.name, split]
-            if not writer.reuse(task.name, split, key):
-                rows = make_rows(task, split)
-                writer.add(task.name, split, rows, category=task.category, metric=task.metric, origin=key)
+        for number, part in enumerate(parts, start=1):
+            if not writer.reuse(part.task, part.split, part.origin):
+                rows = make_rows(part)
+                writer.add(part.task, part.split, rows, category=part.category, metric=part.metric, origin=part.origin)
             if progress is not None:
-                progress(number, len(parts), f"{task.name} {split}")
+                progress(number, len(parts), f"{part.task} {part.split}")
         return writer.finish()
 
 

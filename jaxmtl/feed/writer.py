@@ -5,11 +5,10 @@ write, by vocabulary, preprocessing and the texts it was made from.
 """
 
 import contextlib
-import dataclasses
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
