@@ -22,13 +22,13 @@ INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 	touch $@
 
 .venv/test: .venv/demo
-	$(INSTALL) --editable '.[cpu,data,dev]'
+	$(INSTALL) --editable '.[cpu,beam,dev]'
 	touch $@
 
 # pip, not uv: where a CPU build of torch is at hand, only pip finds it.
 .venv/parity: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(INSTALL) --editable '.[cpu,data,dev,parity]'
+	$(INSTALL) --editable '.[cpu,beam,dev,parity]'
 	touch $@
 
 demo: .venv/demo

@@ -16,7 +16,12 @@ HELP = "tokenise a mixture of tasks into a token store"
 TAKES_GIN = True
 BEAM_OPTIONS = {
     # FnApiRunner is what DirectRunner ends at; DirectRunner first tries to download another one.
-    "direct": ("--runner=FnApiRunner", "--direct_running_mode=multi_processing", "--direct_num_workers=0"),
+    "direct": (
+        "--runner=FnApiRunner",
+        "--direct_running_mode=multi_processing",
+        "--direct_num_workers=0",
+        "--default_sdk_harness_log_level=WARNING",
+    ),
     "beam": (),
 }
 """Runner to the pipeline options that it begins with."""

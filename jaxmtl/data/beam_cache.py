@@ -154,9 +154,13 @@ def _watched(folder: Path, work: Sequence[Work], progress: Progress | None) -> I
     ended = threading.Event()
     files = [folder / part.split / f"{part.task}.arrow.json" for _, part in work]
 
+    def tell(most: int) -> None:
+        if progress is not None:
+            progress(min(sum(file.is_file() for file in files), most), len(files), "task splits")
+
     def look() -> None:
-        while progress is not None and not ended.wait(SECONDS_BETWEEN_LOOKS):
-            progress(sum(file.is_file() for file in files), len(files), "task splits")
+        while not ended.wait(SECONDS_BETWEEN_LOOKS):
+            tell(len(files) - 1)  # the end is told once, below
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
@@ -165,8 +169,7 @@ def _watched(folder: Path, work: Sequence[Work], progress: Progress | None) -> I
     finally:
         ended.set()
         watcher.join()
-    if progress is not None:
-        progress(sum(file.is_file() for file in files), len(files), "task splits")
+    tell(len(files))
 
 
 def _check_all_there(parts: Sequence[Part], folder: Path) -> None:
