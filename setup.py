@@ -35,6 +35,7 @@ BEAM = [*DATA, "apache-beam>=2.77,<2.78"]  # what was tested
 NOTEBOOK = ["nbformat>=5.10", "nbclient>=0.10", "ipykernel>=6.29"]
 DEV = [
     *NOTEBOOK,
+    "google-crc32c>=1.5",  # with which Apache Beam writes TFRecords, as seqio_cache_tasks does in tests
     "hypothesis>=6.100",
     "pyright>=1.1.390",
     "pytest>=8",

@@ -102,11 +102,10 @@ def write_part(work: Work, unfinished: str, prepare: Callable[[], object]) -> No
     except Exception as error:
         _log.exception("task %s, split %r", part.task, part.split)
         text = " ".join(str(error).split())[:1000]
-        where = f"task {part.task}, split {part.split!r}: "
-        known = isinstance(error, InputError)
-        message = (
-            text if known and part.task in text else where + (text if known else f"{type(error).__name__}: {text}")
-        )
+        if not isinstance(error, InputError):
+            text = f"{type(error).__name__}: {text}"
+        named = text.startswith((f"task {part.task}", f"seqio task {task}"))
+        message = text if named else f"task {part.task}, split {part.split!r}: {text}"
         write_file(_failure_file(folder, part), message.encode())
 
 

@@ -141,10 +141,15 @@ def test_a_worker_that_does_not_see_the_folder_says_so(data: types.SimpleNamespa
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_command_rebuilds_tasks_in_other_processes(data: types.SimpleNamespace, tmp_path: pathlib.Path) -> None:
-    tasks = list(catalog.load("toy", None, num_examples=4).values())
+    tasks = list(catalog.load("toy", None, num_examples=10).values())
     texts = [text for task in tasks for one in task.examples for text in (task.definition, one.inputs, *one.targets)]
-    tokenizers.train_sentencepiece(texts, tmp_path / "spiece.model", 120, 10)
-    words = ["--gin_file=tasks/toy.gin", "--gin.NUM_EXAMPLES=4", f"--gin.VOCABULARY={tmp_path / 'spiece.model'}"]
+    tokenizers.train_sentencepiece(texts, tmp_path / "spiece.model", 200, 10)
+    words = [
+        "--gin_file=tasks/toy.gin",
+        "--gin.NUM_EXAMPLES=10",
+        "--gin.SPLITS=('validation',)",
+        f"--gin.VOCABULARY={tmp_path / 'spiece.model'}",
+    ]
     root = str(pathlib.Path(__file__).parents[2])
     for store, more in (("local", []), ("beam", ["--runner=direct", "--beam_options=--direct_num_workers=2"])):
         command = [sys.executable, "-m", "jaxmtl.main", "cache", *words, f"--gin.STORE={tmp_path / store}", *more]
