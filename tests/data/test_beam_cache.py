@@ -147,7 +147,7 @@ def test_the_command_rebuilds_tasks_in_other_processes(data: types.SimpleNamespa
     words = [
         "--gin_file=tasks/toy.gin",
         "--gin.NUM_EXAMPLES=10",
-        "--gin.SPLITS=('validation',)",
+        "--gin.SPLITS=('test',)",
         f"--gin.VOCABULARY={tmp_path / 'spiece.model'}",
     ]
     root = str(pathlib.Path(__file__).parents[2])
