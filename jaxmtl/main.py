@@ -24,13 +24,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 import jaxmtl
+from jaxmtl import hosts
 from jaxmtl.commands.annotations import LITERALS, fits, kind_name, kinds_of
 from jaxmtl.types import InputError, unknown_name
 
 VERBS = ("demo", "tasks", "cache", "train", "evaluate", "convert", "info", "report")
 GIN_FOLDER = pathlib.Path(__file__).resolve().parents[1] / "gin_configs"
-HOSTS_TIMEOUT = 300
-"""Seconds that a process waits for the others of its run."""
 EPILOG = """first steps:
   jaxmtl demo                       train a small model on the embedded tasks, with a report
   jaxmtl tasks toy                  list the embedded tasks
@@ -276,9 +275,9 @@ def _quoted(line: str) -> str:
 
 def _missing(error: Exception, function: Callable) -> InputError | None:
     text = " ".join(str(error).split())
-    if "missing" in text and "argument" in text or "Required bindings" in text:
-        return InputError(f"{function.__module__}.{function.__name__}: {text}; bind it in a gin file or with --gin.")
-    return None
+    if not ("missing" in text and "argument" in text or "Required bindings" in text):
+        return None
+    return InputError(f"{function.__module__}.{function.__name__}: {text}; bind it in a gin file or with --gin.")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -307,43 +306,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def join_hosts(arguments: argparse.Namespace) -> None:
-    """Starts `jax.distributed` if hosts were asked for, and says which process this is.
-
-    Args:
-      arguments: with `coordinator`, `num_processes` and `process_id`.
-
-    Raises:
-      InputError: if the other processes do not answer in time.
-    """
-    count, index = arguments.num_processes, arguments.process_id
-    if arguments.coordinator is None:
-        if count is not None or index is not None:
-            raise InputError("--num_processes and --process_id tell nothing without --coordinator HOST:PORT")
-        return
-    address = dict(num_processes=count, process_id=index)
-    if arguments.coordinator != "auto":
-        if count is None or index is None:
-            raise InputError(f"--coordinator {arguments.coordinator} needs --num_processes and --process_id")
-        if not re.fullmatch(r".+:\d+", arguments.coordinator):
-            raise InputError(f"--coordinator is {arguments.coordinator!r}, expected HOST:PORT or auto")
-        if not 0 <= index < count:
-            raise InputError(f"--process_id is {index}, expected 0 to {count - 1}: there are --num_processes {count}")
-        address |= dict(coordinator_address=arguments.coordinator)
-    import jax
-
-    print(f"waiting for the other processes (coordinator {arguments.coordinator}) ...", file=sys.stderr, flush=True)
-    try:
-        jax.distributed.initialize(**address, initialization_timeout=HOSTS_TIMEOUT)
-    except (RuntimeError, ValueError) as error:
-        raise InputError(
-            f"the hosts did not find each other ({(str(error).splitlines() or [type(error).__name__])[0]}); start the "
-            f"same command on every host within {HOSTS_TIMEOUT} s, each with its own --process_id, and check that the "
-            "coordinator's port is open"
-        ) from error
-    print(f"process {jax.process_index()} of {jax.process_count()}", file=sys.stderr, flush=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb.
 
@@ -353,14 +315,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
       The exit code.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
     bindings = [word.removeprefix("--gin.") for word in words if word.startswith("--gin.")]
-    arguments = make_parser().parse_args([word for word in words if not word.startswith("--gin.")])
-    arguments.gin_bindings = bindings
+    known = argparse.Namespace(gin_bindings=bindings)
+    arguments = make_parser().parse_args([word for word in words if not word.startswith("--gin.")], known)
     command = importlib.import_module(f"jaxmtl.commands.{arguments.verb}")
     try:
         _check_gin(command, arguments, bindings)
-        join_hosts(arguments)
+        hosts.join(arguments)
         config = GinConfig(arguments.gin_file, bindings) if arguments.gin_file else None
         return command.run(arguments, config)
     except KeyboardInterrupt:

@@ -12,12 +12,13 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "jaxmtl"
 ORDER = (
     "types files tokenizers tasks feed models adapters partitioning weights checkpoints training"
-    " evals studies reports commands main"
+    " evals studies reports commands hosts main"
 ).split()
 ALLOWED = {part: set(ORDER[: ORDER.index(part)]) for part in ORDER}
 for part in ("training", "evals", "studies", "reports", "commands", "main"):
     ALLOWED[part].add("writers")
 ALLOWED["writers"] = {"types", "files"}
+ALLOWED["hosts"] = {"types"}
 ALLOWED["data"] = {"types", "files", "tokenizers", "tasks", "feed"}
 HEAVY = ("tensorflow", "torch", "transformers", "seqio")
 

@@ -9,6 +9,7 @@ import sys
 import jax
 import pytest
 
+from jaxmtl import hosts
 from jaxmtl import main as main_module
 from jaxmtl.main import VERBS, GinConfig, main
 from jaxmtl.weights import Pretrained
@@ -244,7 +245,7 @@ def test_flags_for_many_hosts_are_checked_before_anyone_waits(flags, hint, capsy
 )
 def test_hosts_that_do_not_answer_are_told(monkeypatch, capsys, text, shown):
     def initialize(**options):
-        assert options["initialization_timeout"] == main_module.HOSTS_TIMEOUT
+        assert options["initialization_timeout"] == hosts.TIMEOUT
         raise RuntimeError(text)
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
@@ -259,9 +260,7 @@ def test_a_coordinator_that_is_not_there_ends_the_wait():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    code = (
-        f"import sys; from jaxmtl import main; main.HOSTS_TIMEOUT = 3; sys.exit(main.main({['info']!r} + sys.argv[1:]))"
-    )
+    code = "import sys; from jaxmtl import hosts, main; hosts.TIMEOUT = 3; sys.exit(main.main(['info'] + sys.argv[1:]))"
     flags = [f"--coordinator={address}", "--num_processes=2", "--process_id=1"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
