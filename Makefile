@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made when it is missing.
 #   make demo     trains a small T5 on the embedded tasks and writes a report
 #   make test     linters and the default test suite
-#   make parity   comparisons with torch models, and the benchmarks' environment
+#   make parity   comparisons with torch models, tests of Apache Beam, and the benchmarks' environment
 #   make bench    every benchmark, one JSON line each
 
 PYTHON ?= python3
@@ -22,7 +22,7 @@ INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 	touch $@
 
 .venv/test: .venv/demo
-	$(INSTALL) --editable '.[cpu,beam,dev]'
+	$(INSTALL) --editable '.[cpu,data,dev]'
 	touch $@
 
 # pip, not uv: where a CPU build of torch is at hand, only pip finds it.
@@ -44,7 +44,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
 parity: .venv/parity
-	$(BIN)/pytest -m torch
+	$(BIN)/pytest -m 'torch or beam'
 
 bench: .venv/parity
 	for name in feed train decode start; do $(BIN)/python benchmarks/$$name.py || exit 1; done

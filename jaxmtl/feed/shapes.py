@@ -119,9 +119,10 @@ def useful_share(batch: Batch, pad_id: int = 0) -> float:
 
 def _candidates(lengths: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Returns at most `most` lengths that hold about equally many rows each, and for each row its place among them."""
-    shares = np.linspace(0, 1, most + 1)[1:]
-    quantiles = np.quantile(np.maximum(lengths, 1), shares, method="higher")
-    found = np.unique(-(-quantiles.astype(np.int64) // _MULTIPLE) * _MULTIPLE)
+    rounded = -(-np.maximum(lengths, 1) // _MULTIPLE) * _MULTIPLE
+    found = np.unique(rounded)
+    if len(found) > most:
+        found = np.unique(np.quantile(rounded, np.linspace(0, 1, most), method="higher"))
     return found, np.searchsorted(found, lengths)
 
 

@@ -18,7 +18,11 @@ from jaxmtl.tasks import catalog, prompts
 from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.types import Example, InputError
 
-pytestmark = [pytest.mark.tf, pytest.mark.filterwarnings("default")]  # Beam's own warnings are none of ours
+pytestmark = [
+    pytest.mark.tf,
+    pytest.mark.beam,
+    pytest.mark.filterwarnings("default"),
+]  # Beam's own warnings are none of ours
 IN_MEMORY = ["--runner=FnApiRunner"]
 nothing = lambda: None
 

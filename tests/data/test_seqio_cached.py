@@ -18,7 +18,7 @@ from jaxmtl.feed.store import TokenStore
 from jaxmtl.main import main
 from jaxmtl.types import InputError, UnknownNameError
 
-pytestmark = [pytest.mark.tf, pytest.mark.slow]
+pytestmark = [pytest.mark.tf, pytest.mark.beam, pytest.mark.slow]
 for package in ("apache_beam", "google_crc32c"):
     if importlib.util.find_spec(package) is None:
         pytest.skip(f"{package}, with which SeqIO writes caches, is not installed", allow_module_level=True)
