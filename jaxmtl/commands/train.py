@@ -108,23 +108,15 @@ def train(
     Raises:
       InputError: if model, store, run folder and mesh do not fit together.
     """
-    from jaxmtl.models import flops
-    from jaxmtl.partitioning import batch_share, make_mesh
+    from jaxmtl.partitioning import make_mesh
     from jaxmtl.training import loop
     from jaxmtl.weights import check_reads
     from jaxmtl.writers import MultiWriter
 
     check_reads(module.config, tokenizer, store)
     folder, mesh = pathlib.Path(run_dir), mesh or make_mesh()
-    share, num_shares = batch_share(mesh)
-    stream = make_stream(
-        store,
-        cost=functools.partial(flops.t5_forward, module.config),
-        multiple=mesh.shape["data"] * mesh.shape["fsdp"],
-        host_index=share,
-        num_hosts=num_shares,
-    )
     parts = Parts(store=store, module=module, mesh=mesh, run_dir=folder, config_hash=config_hash)
+    stream = make_stream(store, **_stream_options(parts))
     run = make_run(
         module=module,
         stream=stream,
@@ -139,6 +131,17 @@ def train(
     )
     _check_continued([folder, run.resume_from], module, store)
     return loop.train(run)
+
+
+def _stream_options(parts: Parts) -> dict[str, Any]:
+    """Returns what a training stream has to know of the model and the mesh."""
+    from jaxmtl.models import flops
+    from jaxmtl.partitioning import batch_share
+
+    share, num_shares = batch_share(parts.mesh)
+    cost = functools.partial(flops.t5_forward, parts.module.config)
+    multiple = parts.mesh.shape["data"] * parts.mesh.shape["fsdp"]
+    return dict(cost=cost, multiple=multiple, host_index=share, num_hosts=num_shares)
 
 
 def validation_loss(parts: Parts, *, split: str = "validation", batch_size: int = 16, every: int) -> "ValidationLoss":

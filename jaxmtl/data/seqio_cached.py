@@ -108,14 +108,8 @@ def cache_seqio_tasks(
         "max_input_tokens": max_input_tokens,
         "max_target_tokens": max_target_tokens,
     }
-    return cache_parts(
-        parts,
-        lambda part: cached_rows(by_name[part.task, part.split], tokenizer, finish),
-        folder,
-        description,
-        tokenizer,
-        progress=progress,
-    )
+    make_rows = lambda part: cached_rows(by_name[part.task, part.split], tokenizer, finish)
+    return cache_parts(parts, make_rows, folder, description, tokenizer, progress=progress)
 
 
 def store_name(name: str) -> str:
