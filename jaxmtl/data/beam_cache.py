@@ -18,8 +18,8 @@ import seqio
 from jaxmtl.data.cache import pipeline_rows, plan_of
 from jaxmtl.data.seqio_tasks import source_of
 from jaxmtl.feed.manifest import Vocabulary
+from jaxmtl.feed.parts import Part
 from jaxmtl.feed.store import TokenStore
-from jaxmtl.feed.tokenise import Part
 from jaxmtl.feed.unfinished import UnfinishedParts, write_file
 from jaxmtl.feed.writer import StoreWriter, existing_store
 from jaxmtl.types import InputError, Progress
@@ -67,14 +67,14 @@ def cache_mixture(
     if store is not None:
         return store
     with StoreWriter(folder, plan.tokenizer, plan.description) as writer:
-        missing = [(task, part) for task, part in work if writer.parts.finished(*_key(part)) is None]
+        missing = [(task, part) for task, part in work if writer.parts.finished(part) is None]
         for _, part in missing:
             _failure_file(writer.unfinished, part).unlink(missing_ok=True)
         with _watched(writer.unfinished, work, progress):
             _run(beam, missing, options, writer.unfinished, prepare)
         _check_all_there([part for _, part in missing], writer.unfinished)
         for _, part in work:
-            if not writer.reuse(*_key(part)):
+            if not writer.reuse(part):
                 raise InputError(
                     f"task {part.task}, split {part.split!r}: what a worker wrote is not in {writer.unfinished}; put "
                     "the store on a filesystem that all workers see"
@@ -119,8 +119,7 @@ def _write_part(task: str, part: Part, folder: Path, prepare: Callable[[], objec
         raise InputError("a worker has another vocabulary, prompt or limit; install the same jaxmtl on all workers")
     if Part.of(source.task, part.split) != part:
         raise InputError("a worker reads other examples; put the data on a filesystem that all workers see")
-    rows = pipeline_rows(task, part.split)
-    parts.write(part.task, part.split, rows, category=part.category, metric=part.metric, origin=part.origin)
+    parts.write(part, pipeline_rows(task, part.split))
 
 
 def _run(
@@ -180,7 +179,3 @@ def _check_all_there(parts: Sequence[Part], folder: Path) -> None:
 
 def _failure_file(folder: Path, part: Part) -> Path:
     return folder / part.split / f"{part.task}.failed"
-
-
-def _key(part: Part) -> tuple[str, str, str]:
-    return part.task, part.split, part.origin

@@ -11,8 +11,9 @@ import tensorflow as tf
 from jaxmtl.data.seqio_mixtures import task_names
 from jaxmtl.data.seqio_tasks import SpecSource, lengths, source_of
 from jaxmtl.data.shared_pipeline import SharedPipeline, can_share
+from jaxmtl.feed.parts import Part
 from jaxmtl.feed.store import TokenStore
-from jaxmtl.feed.tokenise import cache_rows, task_splits
+from jaxmtl.feed.tokenise import cache_parts, task_splits
 from jaxmtl.feed.writer import Rows
 from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.tokenizers import Tokenizer
@@ -46,12 +47,12 @@ def cache_mixture(
     shared = SharedPipeline([(task, split) for task, _, split in plan.parts if can_share(task)])
     by_spec = {spec.name: task for task, spec, _ in plan.parts}
 
-    def make_rows(spec: TaskSpec, split: str) -> Rows:
-        task = by_spec[spec.name]
-        return pipeline_rows(task, split, shared.run if can_share(task) else own_pipeline)
+    def make_rows(part: Part) -> Rows:
+        task = by_spec[part.task]
+        return pipeline_rows(task, part.split, shared.run if can_share(task) else own_pipeline)
 
-    parts = [(spec, split) for _, spec, split in plan.parts]
-    return cache_rows(parts, make_rows, folder, plan.description, plan.tokenizer, progress=progress)
+    parts = [Part.of(spec, split) for _, spec, split in plan.parts]
+    return cache_parts(parts, make_rows, folder, plan.description, plan.tokenizer, progress=progress)
 
 
 class Plan(NamedTuple):
@@ -104,7 +105,7 @@ def own_pipeline(name: str, split: str) -> list[dict[str, Any]]:
     """
     source = source_of(name)
     dataset = seqio.TaskRegistry.get(name).get_dataset(
-        sequence_length=lengths(source.preprocessing),
+        sequence_length=lengths(source.preprocessing, seqio.TaskRegistry.get(name).output_features),
         split=split,
         shuffle=False,
         try_in_mem_cache=False,
@@ -131,8 +132,10 @@ def pipeline_rows(name: str, split: str, run: Run = own_pipeline) -> Rows:
     """
     source = source_of(name)
     features = list(seqio.TaskRegistry.get(name).output_features)
-    if set(features) != {"inputs", "targets"}:
-        raise InputError(f"seqio task {name} makes {', '.join(features)}; a token store holds inputs and targets only")
+    if not {"inputs", "targets"} <= set(features) <= {"inputs", "targets", "instructions"}:
+        raise InputError(
+            f"seqio task {name} makes {', '.join(features)}; a token store holds inputs, targets and instructions only"
+        )
     try:
         rows = run(name, split)
     except tf.errors.OpError as error:
@@ -163,6 +166,7 @@ def _chunk_rows(rows: Sequence[Mapping[str, Any]], source: SpecSource, split: st
         inputs=[row["inputs"] for row in rows],
         targets=[row["targets"] for row in rows],
         references=[[source.tokenizer.decode(row["targets"])] for row in rows],
+        instructions=[row["instructions"] for row in rows] if "instructions" in rows[0] else None,
     )
 
 

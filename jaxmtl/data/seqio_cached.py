@@ -13,8 +13,9 @@ import tensorflow as tf
 from google.protobuf import message
 
 from jaxmtl.data.vocabularies import adds_end
+from jaxmtl.feed.parts import Part
 from jaxmtl.feed.store import TokenStore
-from jaxmtl.feed.tokenise import MAX_INPUT_TOKENS, MAX_TARGET_TOKENS, Part, cache_parts, cut, ended
+from jaxmtl.feed.tokenise import MAX_INPUT_TOKENS, MAX_TARGET_TOKENS, cache_parts, cut, ended
 from jaxmtl.feed.writer import Rows
 from jaxmtl.tasks.spec import check_task_name
 from jaxmtl.tokenizers import Tokenizer

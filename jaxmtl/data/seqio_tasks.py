@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from jaxmtl.data import text_pipeline
 from jaxmtl.data.vocabularies import adds_end, vocabulary
-from jaxmtl.feed.tokenise import Preprocessing, describe, origin
+from jaxmtl.feed.parts import origin
+from jaxmtl.feed.tokenise import Preprocessing, describe
 from jaxmtl.tasks import metrics
 from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.tokenizers import Tokenizer

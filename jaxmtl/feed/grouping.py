@@ -133,7 +133,7 @@ def pad(rows: TaskRows, draw: Draw, shape: tuple[int, int]) -> Batch:
       shape: (S, T), at least as long as the longest row.
 
     Returns:
-      The batch; `loss_mask` is 1 on target tokens.
+      The batch; `loss_mask` is 1 on target tokens. Where the store has instructions, also `instructions` [B, I].
     """
     size = len(draw.task_ids)
     inputs = np.full((size, shape[0]), rows.pad_id, np.int32)
@@ -144,5 +144,15 @@ def pad(rows: TaskRows, draw: Draw, shape: tuple[int, int]) -> Batch:
         inputs[place, : len(source)] = source
         targets[place, : len(target)] = target
         loss_mask[place, : len(target)] = 1.0
+    extra = {"instructions": _instructions(rows, draw)} if rows.max_instruction_tokens else {}
     ids = {"task_ids": draw.task_ids.astype(np.int32), "example_ids": draw.example_ids.astype(np.int32)}
-    return {"inputs": inputs, "targets": targets, "loss_mask": loss_mask, **ids}
+    return {"inputs": inputs, "targets": targets, "loss_mask": loss_mask, **ids, **extra}
+
+
+def _instructions(rows: TaskRows, draw: Draw) -> np.ndarray:
+    """Reads instructions into int32 [B, I], I being the longest of all tasks, so that there is one shape."""
+    padded = np.full((len(draw.task_ids), rows.max_instruction_tokens), rows.pad_id, np.int32)
+    for place, (task, example) in enumerate(zip(draw.task_ids.tolist(), draw.example_ids.tolist(), strict=True)):
+        ids = rows.instruction(task, example)
+        padded[place, : len(ids)] = ids
+    return padded

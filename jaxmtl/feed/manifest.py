@@ -66,6 +66,8 @@ class Entry:
       category: the task's category.
       metric: the task's headline metric.
       origin: SHA-256 of the texts that it was made from.
+      num_instruction_tokens: ids of all instructions together.
+      max_instruction_tokens: ids of the longest instruction; 0 in a file without instructions.
     """
 
     file: str
@@ -79,6 +81,8 @@ class Entry:
     category: str
     metric: str
     origin: str
+    num_instruction_tokens: int = 0
+    max_instruction_tokens: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,13 @@ class Packed:
         return placed, np.sort(order[ends[-1] :])
 
     def read(self, rows: TaskRows, draw: Draw, placed: Placed) -> Batch:
-        """Reads a batch with segments and positions; `task_ids` and `example_ids` are [B, T], -1 where nothing is."""
+        """Reads a batch with segments and positions; `task_ids` and `example_ids` are [B, T], -1 where nothing is.
+
+        Raises:
+          InputError: if the rows have instructions, which a packed row has no place for.
+        """
+        if rows.max_instruction_tokens:
+            raise InputError(f"token store {rows.folder} has instructions; packed rows have none, use grouping.grouped")
         batch = _empty(placed.num_rows, placed.shape, rows.pad_id)
         used = np.zeros((placed.num_rows, 3), np.int64)  # input cells, target cells, segments
         tasks, examples = draw.task_ids.tolist(), draw.example_ids.tolist()

@@ -45,6 +45,8 @@ class TaskRows:
         self.sizes = self._stored if limit is None else np.minimum(self._stored, limit)
         self.max_input_tokens = max(entry.max_input_tokens for entry in self.entries)
         self.max_target_tokens = max(entry.max_target_tokens for entry in self.entries)
+        self.max_instruction_tokens = max(entry.max_instruction_tokens for entry in self.entries)
+        self._check_instructions(store)
         self.pad_id = store.manifest.vocabulary.pad
         self.folder = store.folder
         self._store, self._split, self._seed = store, split, seed
@@ -77,6 +79,19 @@ class TaskRows:
         stored = self._places(task_id, np.array([example_id]))[0]
         return self._task(task_id).row(int(stored))
 
+    def instruction(self, task_id: int, example_id: int) -> np.ndarray:
+        """Reads what a hypernetwork reads for one row; only where `max_instruction_tokens` is above 0.
+
+        Args:
+          task_id: which task.
+          example_id: which of its examples, 0 ... size - 1.
+
+        Returns:
+          int32 [i], a view of the file.
+        """
+        stored = self._places(task_id, np.array([example_id]))[0]
+        return self._task(task_id).instruction(int(stored))
+
     def lengths(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         """Looks up how long rows are, without reading them.
 
@@ -99,6 +114,17 @@ class TaskRows:
     def split_lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns input and target lengths of the whole split, int64 [M] each, whichever of its tasks are read."""
         return self._store.lengths(self._split)
+
+    def _check_instructions(self, store: TokenStore) -> None:
+        """Refuses tasks of which some have instructions and some have not: a batch has them for all rows or none."""
+        without = [
+            name for name, entry in zip(self.names, self.entries, strict=True) if not entry.max_instruction_tokens
+        ]
+        if self.max_instruction_tokens and without:
+            raise InputError(
+                f"token store {store.folder}: {len(without)} of {len(self.names)} tasks have no instructions, such as "
+                f"{without[0]}; read tasks with and without them apart"
+            )
 
     def _task(self, task_id: int) -> Examples:
         if task_id not in self._examples:

@@ -22,13 +22,15 @@ SCHEMA = pa.schema(
         ("references", pa.large_list(pa.large_string())),
     ]
 )
+INSTRUCTED_SCHEMA = SCHEMA.append(pa.field("instructions", pa.large_list(pa.int32())))
+"""Where each example also has something for a hypernetwork to read."""
 
 
 class Examples:
     """The rows of one task split; token ids are views of the mapped file, nothing is copied.
 
     Args:
-      file: an Arrow file that holds one record batch of `SCHEMA`.
+      file: an Arrow file that holds one record batch of `SCHEMA` or `INSTRUCTED_SCHEMA`.
 
     Raises:
       InputError: if the file is missing or not what it should be.
@@ -38,6 +40,9 @@ class Examples:
         self._batch = _map_batch(file)
         self._input_ids, self._input_ends = _ragged_views(self._batch.column(0), file)
         self._target_ids, self._target_ends = _ragged_views(self._batch.column(1), file)
+        self.has_instructions = self._batch.schema.names == INSTRUCTED_SCHEMA.names
+        if self.has_instructions:
+            self._instruction_ids, self._instruction_ends = _ragged_views(self._batch.column(4), file)
 
     def __len__(self) -> int:
         return self._batch.num_rows
@@ -54,6 +59,17 @@ class Examples:
         first, end = self._input_ends[index], self._input_ends[index + 1]
         start, stop = self._target_ends[index], self._target_ends[index + 1]
         return self._input_ids[first:end], self._target_ids[start:stop]
+
+    def instruction(self, index: int) -> np.ndarray:
+        """Returns what a hypernetwork reads for one example; only where the manifest counts instructions.
+
+        Args:
+          index: 0 ... len - 1.
+
+        Returns:
+          int32 [i], a view of the file.
+        """
+        return self._instruction_ids[self._instruction_ends[index] : self._instruction_ends[index + 1]]
 
     def rows(self, indices: Iterable[int]) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Returns the ids of several examples.
@@ -171,6 +187,8 @@ class TokenStore:
             examples = Examples(self.folder / entry.file)
             if len(examples) != entry.num_examples:
                 raise _damaged(self.folder / entry.file, f"{len(examples)} rows, expected {entry.num_examples}")
+            if examples.has_instructions != (entry.max_instruction_tokens > 0):
+                raise _damaged(self.folder / entry.file, "instructions and their count do not go together")
             self._opened[key] = examples
         return self._opened[key]
 
@@ -287,7 +305,7 @@ def _map_batch(file: Path) -> pa.RecordBatch:
     try:
         # The mapping outlives the closed file, so thousands of tasks need no open file each.
         with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as reader:
-            if reader.num_record_batches != 1 or not reader.schema.equals(SCHEMA):
+            if reader.num_record_batches != 1 or reader.schema not in (SCHEMA, INSTRUCTED_SCHEMA):
                 raise _damaged(file, "not one record batch of the expected columns")
             batch = reader.get_batch(0)
             batch.validate()  # lengths only: nothing is read that is not asked for

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxmtl.feed.parts import Part
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.feed.writer import Rows, StoreWriter, existing_store
 from jaxmtl.tasks.fewshot import stable_hash
@@ -99,64 +100,11 @@ def cache_tasks(
       InputError: if no task has one of the splits, a task has none of them, a split of a task is empty, two tasks
         share a name, the folder holds something else, or the disk is full.
     """
-    make_rows = functools.partial(tokenise, preprocessing=preprocessing, tokenizer=tokenizer)
-    return cache_rows(
-        task_splits(tasks, splits), make_rows, folder, describe(preprocessing, tokenizer), tokenizer, progress=progress
-    )
-
-
-def cache_rows(
-    parts: Sequence[tuple[TaskSpec, str]],
-    make_rows: Callable[[TaskSpec, str], Rows],
-    folder: str | Path,
-    description: dict[str, Any],
-    tokenizer: Tokenizer,
-    *,
-    progress: Progress | None = None,
-) -> TokenStore:
-    """Writes tokenised task splits into a store, those that an earlier, stopped run has finished excepted.
-
-    Args:
-      parts: (task, split), in the order of the store.
-      make_rows: (task, split) -> its rows.
-      folder: the store to make.
-      description: what `describe` returns.
-      tokenizer: the vocabulary.
-      progress: told after each task split.
-
-    Returns:
-      The store; an existing one that holds the same already.
-
-    Raises:
-      InputError: if the folder holds something else, or the disk is full.
-    """
-    made = [Part.of(task, split) for task, split in parts]
-    specs = dict(zip(made, parts, strict=True))
-    return cache_parts(made, lambda part: make_rows(*specs[part]), folder, description, tokenizer, progress=progress)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
-    """What a store is made of: one task split, before it is made.
-
-    Attributes:
-      task: name of the task.
-      split: name of the split.
-      category: the task's category.
-      metric: the task's headline metric.
-      origin: SHA-256 of all that its rows may depend on, but for vocabulary and preprocessing.
-    """
-
-    task: str
-    split: str
-    category: str
-    metric: str
-    origin: str
-
-    @classmethod
-    def of(cls, task: TaskSpec, split: str) -> "Part":
-        """Describes one split of a task spec."""
-        return cls(task=task.name, split=split, category=task.category, metric=task.metric, origin=origin(task, split))
+    pairs = task_splits(tasks, splits)
+    by_name = {task.name: task for task, _ in pairs}
+    parts = [Part.of(task, split) for task, split in pairs]
+    make_rows = lambda part: tokenise(by_name[part.task], part.split, preprocessing, tokenizer)
+    return cache_parts(parts, make_rows, folder, describe(preprocessing, tokenizer), tokenizer, progress=progress)
 
 
 def cache_parts(
@@ -168,7 +116,7 @@ def cache_parts(
     *,
     progress: Progress | None = None,
 ) -> TokenStore:
-    """Writes task splits into a store, whatever they come from; otherwise like `cache_rows`.
+    """Writes task splits into a store, those that an earlier, stopped run has finished excepted.
 
     Args:
       parts: the task splits, in the order of the store.
@@ -190,9 +138,8 @@ def cache_parts(
         return store
     with StoreWriter(folder, tokenizer, description) as writer:
         for number, part in enumerate(parts, start=1):
-            if not writer.reuse(part.task, part.split, part.origin):
-                rows = make_rows(part)
-                writer.add(part.task, part.split, rows, category=part.category, metric=part.metric, origin=part.origin)
+            if not writer.reuse(part):
+                writer.add(part, make_rows(part))
             if progress is not None:
                 progress(number, len(parts), f"{part.task} {part.split}")
         return writer.finish()
@@ -283,25 +230,6 @@ def task_splits(tasks: Iterable[TaskSpec], splits: Sequence[str]) -> list[tuple[
         if not task.splits[split]:
             raise InputError(f"task {task.name}: split {split!r} is empty; leave out the split or the task")
     return parts
-
-
-def origin(task: TaskSpec, split: str) -> str:
-    """Hashes everything of a task that its rows may depend on.
-
-    Args:
-      task: the task.
-      split: one of its splits.
-
-    Returns:
-      SHA-256, hex.
-    """
-    head = dataclasses.replace(task, examples=(), splits={}, metadata={})
-    digest = hashlib.sha256(f"[{json.dumps(dataclasses.asdict(head))}, [".encode())
-    for place, index in enumerate(task.splits[split]):  # one by one: there may be more than memory holds
-        text = json.dumps(dataclasses.astuple(task.examples[index]))
-        digest.update(f"{', ' if place else ''}{text}".encode())
-    digest.update(b"]]")
-    return digest.hexdigest()
 
 
 def describe(preprocessing: Preprocessing, tokenizer: Tokenizer) -> dict[str, Any]:

@@ -15,7 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from jaxmtl.feed.manifest import Entry, Vocabulary, check_split_name, file_of
-from jaxmtl.feed.store import SCHEMA
+from jaxmtl.feed.parts import Part
+from jaxmtl.feed.store import INSTRUCTED_SCHEMA, SCHEMA
 from jaxmtl.files import replacing
 from jaxmtl.tasks.spec import check_task_name
 from jaxmtl.types import InputError
@@ -32,12 +33,19 @@ class Rows:
       inputs: token ids of each input.
       targets: token ids of each target.
       references: all reference texts of each example.
+      instructions: token ids of what a hypernetwork reads for each example; None if there is nothing of the kind.
     """
 
     ids: Sequence[str]
     inputs: Sequence[Sequence[int]]
     targets: Sequence[Sequence[int]]
     references: Sequence[Sequence[str]]
+    instructions: Sequence[Sequence[int]] | None = None
+
+    def columns(self) -> dict[str, Sequence[Sequence[int]]]:
+        """Returns the columns of token ids by the name of their column in a file."""
+        columns = {"inputs": self.inputs, "targets": self.targets}
+        return columns if self.instructions is None else {**columns, "instructions": self.instructions}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,52 +71,45 @@ class UnfinishedParts:
         file = self.folder / IDENTITY_FILE
         return file.is_file() and file.read_text(encoding="utf-8") == self._identity()
 
-    def path(self, task: str, split: str) -> Path:
+    def path(self, part: Part) -> Path:
         """Returns the path of a task split's file.
 
         Args:
-          task: name of the task.
-          split: name of the split.
+          part: the task split.
 
         Returns:
           A path inside the folder.
 
         Raises:
-          InputError: if one of the names is unsafe.
+          InputError: if one of its names is unsafe.
         """
-        check_task_name(task, f"token store in {self.folder}, task")
-        check_split_name(split, f"token store in {self.folder}")
-        return self.folder / file_of(split, task)
+        check_task_name(part.task, f"token store in {self.folder}, task")
+        check_split_name(part.split, f"token store in {self.folder}")
+        return self.folder / file_of(part.split, part.task)
 
-    def finished(self, task: str, split: str, origin: str) -> Entry | None:
+    def finished(self, part: Part) -> Entry | None:
         """Looks for a task split that was written to its end.
 
         Args:
-          task: name of the task.
-          split: name of the split.
-          origin: SHA-256 of the texts that it would be made from now.
+          part: the task split as it would be made now.
 
         Returns:
           What the manifest will say about it; None if it is not there, damaged or made from other texts.
         """
-        file = self.path(task, split)
+        file = self.path(part)
         try:
             entry = Entry(**json.loads(_beside(file).read_text(encoding="utf-8")))
             content = file.read_bytes()
         except (OSError, TypeError, ValueError):
             return None  # never written, or not to the end
-        return entry if entry.origin == origin and hashlib.sha256(content).hexdigest() == entry.sha256 else None
+        return entry if entry.origin == part.origin and hashlib.sha256(content).hexdigest() == entry.sha256 else None
 
-    def write(self, task: str, split: str, rows: Rows, *, category: str, metric: str, origin: str) -> Entry:
+    def write(self, part: Part, rows: Rows) -> Entry:
         """Writes the file of one task split.
 
         Args:
-          task: name of the task.
-          split: name of the split.
+          part: the task split.
           rows: its tokenised examples.
-          category: the task's category.
-          metric: the task's headline metric.
-          origin: SHA-256 of the texts that it was made from.
 
         Returns:
           What the manifest will say about it.
@@ -117,27 +118,25 @@ class UnfinishedParts:
           InputError: if the split is empty or an id is outside the vocabulary.
           OSError: if it cannot be written.
         """
-        file = self.path(task, split)
-        where = f"task {task}, split {split!r}"
-        inputs, targets = _ragged(rows.inputs), _ragged(rows.targets)
+        file = self.path(part)
+        where = f"task {part.task}, split {part.split!r}"
         _check_rows(rows, where)
-        self._check_ids(where, input=inputs[0], target=targets[0])
+        columns = {name: _ragged(column) for name, column in rows.columns().items()}
+        for name, (ids, _) in columns.items():
+            self._check_ids(where, name.removesuffix("s"), ids)
         try:
-            content = _arrow_file(rows, inputs, targets)
+            content = _arrow_file(rows, columns)
         except (TypeError, UnicodeError, pa.ArrowException) as error:
             raise InputError(f"{where}: an id or reference is no Unicode text ({str(error)[:100]!r})") from error
         entry = Entry(
-            file=file_of(split, task),
+            file=file_of(part.split, part.task),
             sha256=hashlib.sha256(content).hexdigest(),
             bytes=len(content),
             num_examples=len(rows.ids),
-            num_input_tokens=len(inputs[0]),
-            num_target_tokens=len(targets[0]),
-            max_input_tokens=int(np.diff(inputs[1]).max()),
-            max_target_tokens=int(np.diff(targets[1]).max()),
-            category=category,
-            metric=metric,
-            origin=origin,
+            category=part.category,
+            metric=part.metric,
+            origin=part.origin,
+            **_token_counts(columns),
         )
         write_file(file, content)
         write_file(_beside(file), json.dumps(dataclasses.asdict(entry)).encode())
@@ -147,13 +146,12 @@ class UnfinishedParts:
         identity = {"vocabulary": dataclasses.asdict(self.vocabulary), "preprocessing": dict(self.preprocessing)}
         return json.dumps(identity, sort_keys=True)
 
-    def _check_ids(self, where: str, **ids: np.ndarray) -> None:
-        for name, values in ids.items():
-            if values.size and not 0 <= values.min() <= values.max() < self.vocabulary.size:
-                raise InputError(
-                    f"{where}: {name} ids from {values.min()} to {values.max()}; expected 0 to "
-                    f"{self.vocabulary.size - 1}, the vocabulary of the store"
-                )
+    def _check_ids(self, where: str, name: str, ids: np.ndarray) -> None:
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.vocabulary.size:
+            raise InputError(
+                f"{where}: {name} ids from {ids.min()} to {ids.max()}; expected 0 to {self.vocabulary.size - 1}, the "
+                "vocabulary of the store"
+            )
 
 
 def write_file(file: Path, content: bytes) -> None:
@@ -174,28 +172,46 @@ def _beside(file: Path) -> Path:
 def _check_rows(rows: Rows, where: str) -> None:
     if not rows.ids:
         raise InputError(f"{where} has no examples; leave the split out, or the task")
-    counts = {len(rows.ids), len(rows.inputs), len(rows.targets), len(rows.references)}
+    columns = rows.columns()
+    counts = {len(column) for column in (rows.ids, rows.references, *columns.values())}
     if len(counts) != 1:
-        raise InputError(f"{where}: {sorted(counts)} ids, inputs, targets and references; expected as many of each")
-    for index, (inputs, targets) in enumerate(zip(rows.inputs, rows.targets, strict=True)):
-        if not len(inputs) or not len(targets):
-            raise InputError(f"{where}: example {rows.ids[index]!r} has an input or target without any token")
+        raise InputError(f"{where}: {sorted(counts)} ids, references, {', '.join(columns)}; expected as many of each")
+    for name, column in columns.items():
+        for index, ids in enumerate(column):
+            if not len(ids):
+                raise InputError(
+                    f"{where}: example {rows.ids[index]!r} has {name} without any token; expected at least one"
+                )
 
 
-def _ragged(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+_Ragged = tuple[np.ndarray, np.ndarray]
+"""All ids of a column, int32 [n], and where its rows end, int64 [rows + 1]."""
+
+
+def _ragged(rows: Sequence[Sequence[int]]) -> _Ragged:
     ends = np.zeros(len(rows) + 1, np.int64)
     np.cumsum(np.fromiter(map(len, rows), np.int64, len(rows)), out=ends[1:])
     return np.fromiter(itertools.chain.from_iterable(rows), np.int32, int(ends[-1])), ends
 
 
-def _arrow_file(rows: Rows, inputs: tuple[np.ndarray, np.ndarray], targets: tuple[np.ndarray, np.ndarray]) -> bytes:
-    columns = [
-        *(pa.LargeListArray.from_arrays(pa.array(ends), pa.array(values)) for values, ends in (inputs, targets)),
-        pa.array(list(rows.ids), SCHEMA.field("id").type),
-        pa.array([list(texts) for texts in rows.references], SCHEMA.field("references").type),
-    ]
-    batch = pa.record_batch(columns, schema=SCHEMA)
+def _token_counts(columns: Mapping[str, _Ragged]) -> dict[str, int]:
+    counts = {}
+    for name, (ids, ends) in columns.items():
+        counts[f"num_{name.removesuffix('s')}_tokens"] = len(ids)
+        counts[f"max_{name.removesuffix('s')}_tokens"] = int(np.diff(ends).max())
+    return counts
+
+
+def _arrow_file(rows: Rows, columns: Mapping[str, _Ragged]) -> bytes:
+    schema = SCHEMA if rows.instructions is None else INSTRUCTED_SCHEMA
+    arrays = {
+        "id": pa.array(list(rows.ids), SCHEMA.field("id").type),
+        "references": pa.array([list(texts) for texts in rows.references], SCHEMA.field("references").type),
+    }
+    for name, (ids, ends) in columns.items():
+        arrays[name] = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(ids))
+    batch = pa.record_batch([arrays[name] for name in schema.names], schema=schema)
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, SCHEMA) as writer:
+    with pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(batch)
     return sink.getvalue().to_pybytes()

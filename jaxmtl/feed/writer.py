@@ -20,6 +20,7 @@ from jaxmtl.feed.manifest import (
     Vocabulary,
     read_manifest,
 )
+from jaxmtl.feed.parts import Part
 from jaxmtl.feed.store import TokenStore, check_made_with
 from jaxmtl.feed.unfinished import Rows, UnfinishedParts, write_file
 from jaxmtl.tokenizers import Tokenizer
@@ -67,33 +68,27 @@ class StoreWriter:
     def __exit__(self, *exception: object) -> None:
         self._lock.close()
 
-    def reuse(self, task: str, split: str, origin: str) -> bool:
+    def reuse(self, part: Part) -> bool:
         """Takes over a task split that an earlier, stopped run finished.
 
         Args:
-          task: name of the task.
-          split: name of the split.
-          origin: SHA-256 of the texts that it would be made from now.
+          part: the task split as it would be made now.
 
         Returns:
           Whether there was one; if not, `add` it.
         """
-        entry = self.parts.finished(task, split, origin)
+        entry = self.parts.finished(part)
         if entry is None:
             return False
-        self._entries.setdefault(split, {})[task] = entry
+        self._entries.setdefault(part.split, {})[part.task] = entry
         return True
 
-    def add(self, task: str, split: str, rows: Rows, *, category: str, metric: str, origin: str) -> Entry:
+    def add(self, part: Part, rows: Rows) -> Entry:
         """Writes the file of one task split.
 
         Args:
-          task: name of the task.
-          split: name of the split.
+          part: the task split.
           rows: its tokenised examples.
-          category: the task's category.
-          metric: the task's headline metric.
-          origin: SHA-256 of the texts that it was made from.
 
         Returns:
           What the manifest will say about it.
@@ -102,8 +97,8 @@ class StoreWriter:
           InputError: if the split is empty, an id is outside the vocabulary, or the disk is full.
         """
         with self._one_line_errors():
-            entry = self.parts.write(task, split, rows, category=category, metric=metric, origin=origin)
-        self._entries.setdefault(split, {})[task] = entry
+            entry = self.parts.write(part, rows)
+        self._entries.setdefault(part.split, {})[part.task] = entry
         return entry
 
     def finish(self) -> TokenStore:

@@ -191,6 +191,21 @@ def test_segments_make_up_the_chunk(
         assert not any(pieces.values()) and list(itertools.chain(*parts)) == chunk
 
 
+def test_segments_are_kept_in_a_store(
+    data: types.SimpleNamespace, corpus: TaskSpec, tokenizer: tokenizers.Tokenizer, tmp_path: pathlib.Path
+) -> None:
+    objective = data.text_objectives.Segmentation(layout="four_way", rule="hint")
+    [name] = data.seqio_tasks.register([corpus], limits(40, 36), tokenizer, prefix="segmented", objective=objective)
+    store = data.cache.cache_mixture(name, ["train"], tmp_path / "store")
+    examples = store.examples(corpus.name, "train")
+    rows = rows_of(data, corpus, tokenizer, objective, {"instructions": 40, "inputs": 40, "targets": 36})
+    assert examples.ids == [row["id"].decode() for row in rows] and len(rows) > 3
+    for index, row in enumerate(rows):
+        stored = (examples.instruction(index), *examples.row(index))
+        for ids, column in zip(stored, ("instructions", "inputs", "targets"), strict=True):
+            assert ids.tolist() == row[column].tolist()
+
+
 def hint_three_way(tf: types.ModuleType, length: int, seed: object) -> tuple[int, int]:
     """HINT's draws as the methods describe them, in TensorFlow: both from one seed, the bound T - 2 excluded."""
     draw = functools.partial(tf.random.stateless_uniform, (), seed=seed, dtype=tf.int32, maxval=length - 2)
@@ -232,7 +247,7 @@ def test_a_store_holds_the_pipelines_rows_and_names_the_objective(
 ) -> None:
     objective = data.text_objectives.SpanCorruption(noise_density=0.3, seed=4)
     rows = rows_of(data, corpus, tokenizer, objective, {"inputs": 32, "targets": 32}, seed=4)
-    [name] = data.seqio_tasks.register([corpus], limits(), tokenizer, prefix="stored", objective=objective)
+    [name] = data.seqio_tasks.register([corpus], limits(), tokenizer, prefix="segmented", objective=objective)
     store = data.cache.cache_mixture(name, ["train", "test"], tmp_path / "store")
     found = store.examples("corpus", "train")
     assert found.ids == [row["id"].decode() for row in rows]
@@ -298,7 +313,6 @@ def test_bad_requests_are_one_line_input_errors(
         )[0]
 
     register(objectives.PrefixLM(), prefix="twice")
-    three = register(objectives.Segmentation(), prefix="three")
     calls = {
         "noise density 1.5": lambda: objectives.SpanCorruption(noise_density=1.5),
         "mean span length 0.5": lambda: objectives.SpanCorruption(mean_span_length=0.5),
@@ -309,9 +323,6 @@ def test_bad_requests_are_one_line_input_errors(
         "chunks of at most 32 tokens; expected 1 to 31": lambda: register(objectives.LanguageModel(max_tokens=32)),
         "chunks of at most 3 tokens; expected 5 to": lambda: register(objectives.Segmentation(max_tokens=3)),
         "registered already": lambda: register(objectives.PrefixLM(seed=1), prefix="twice"),
-        "makes inputs, instructions, targets; a token store": lambda: data.cache.cache_mixture(
-            three, ["train"], tmp_path / "store"
-        ),
     }
     for message, call in calls.items():
         with pytest.raises(InputError, match=message) as caught:

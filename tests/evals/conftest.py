@@ -3,6 +3,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxmtl.feed.parts import Part
 from jaxmtl.feed.writer import Rows, StoreWriter
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import T5Config
@@ -72,5 +73,5 @@ def store(tokenizer, tmp_path_factory):
                 references=[references for _, references in examples],
             )
             for split in ("test", "validation"):
-                writer.add(name, split, rows, category=category, metric=metric, origin=name)
+                writer.add(Part(task=name, split=split, category=category, metric=metric, origin=name), rows)
         return writer.finish()
