@@ -247,7 +247,7 @@ def test_a_store_holds_the_pipelines_rows_and_names_the_objective(
 ) -> None:
     objective = data.text_objectives.SpanCorruption(noise_density=0.3, seed=4)
     rows = rows_of(data, corpus, tokenizer, objective, {"inputs": 32, "targets": 32}, seed=4)
-    [name] = data.seqio_tasks.register([corpus], limits(), tokenizer, prefix="segmented", objective=objective)
+    [name] = data.seqio_tasks.register([corpus], limits(), tokenizer, prefix="stored", objective=objective)
     store = data.cache.cache_mixture(name, ["train", "test"], tmp_path / "store")
     found = store.examples("corpus", "train")
     assert found.ids == [row["id"].decode() for row in rows]
