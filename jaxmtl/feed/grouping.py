@@ -1,12 +1,12 @@
 """A layout: rows of like length share a batch, padded to one of a few shapes."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from jaxmtl.feed.layout import Cost, Placed, num_tokens
+from jaxmtl.feed.layout import Cost, Placed, checked_rows, num_tokens
 from jaxmtl.feed.rows import TaskRows
 from jaxmtl.feed.sampler import Draw
 from jaxmtl.feed.shapes import NUM_SHAPES, Shapes, cheapest_shapes
@@ -58,6 +58,10 @@ class Grouped:
     def identity(self) -> dict[str, Any]:
         """Returns what decides the batches."""
         return {"layout": "grouped", "shapes": [list(pair) for pair in self.shapes.pairs], "rows": list(self.num_rows)}
+
+    def with_rows_of(self, identity: Mapping[str, Any]) -> "Grouped":
+        """Takes over rows, see `Layout`."""
+        return Grouped(self.shapes, checked_rows(identity, len(self.shapes.pairs)))
 
 
 RowsOf = Callable[..., tuple[int, ...]]

@@ -3,14 +3,14 @@
 Letters: M drawn rows, R rows of a batch, S and T padded input and target length.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
 from jaxmtl.feed.rows import TaskRows
 from jaxmtl.feed.sampler import Draw
-from jaxmtl.types import Batch
+from jaxmtl.types import Batch, InputError
 
 Cost = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """What a row costs that is padded to (S, T): two float64 arrays that broadcast, to float64, in any unit."""
@@ -69,6 +69,20 @@ class Layout(Protocol):
         """Returns JSON values that decide what `arrange` does."""
         ...
 
+    def with_rows_of(self, identity: Mapping[str, Any]) -> Self:
+        """Takes over how many rows batches have: that number was chosen for the hosts there were at the start.
+
+        Args:
+          identity: that of a layout of the same kind and shapes.
+
+        Returns:
+          The layout with those rows.
+
+        Raises:
+          InputError: if the rows are damaged.
+        """
+        ...
+
 
 def on_host(placed: Placed, host_index: int, num_hosts: int) -> tuple[Placed, np.ndarray]:
     """Cuts out one host's share of a batch, a contiguous range of its rows.
@@ -84,3 +98,22 @@ def on_host(placed: Placed, host_index: int, num_hosts: int) -> tuple[Placed, np
     share = placed.num_rows // num_hosts
     mine = placed.bins // share == host_index
     return Placed(placed.members[mine], placed.bins[mine] - host_index * share, share, placed.shape), mine
+
+
+def checked_rows(identity: Mapping[str, Any], num_shapes: int) -> tuple[int, ...]:
+    """Reads the rows of a layout's identity that was stored.
+
+    Args:
+      identity: JSON values, what `Layout.identity` returned.
+      num_shapes: how many shapes the layout has.
+
+    Returns:
+      Rows of the batches of each shape.
+
+    Raises:
+      InputError: if they are not one number of rows for each shape.
+    """
+    rows = identity.get("rows")
+    if not isinstance(rows, list) or len(rows) != num_shapes or any(type(one) is not int or one < 1 for one in rows):
+        raise InputError(f"stream state is damaged: rows of its batches are {rows!r:.60}")
+    return tuple(rows)

@@ -1,11 +1,12 @@
 """A layout: several short rows share one row of a batch, told apart by segments; no position is shared."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from jaxmtl.feed.layout import Cost, Placed, num_tokens
+from jaxmtl.feed.layout import Cost, Placed, checked_rows, num_tokens
 from jaxmtl.feed.rows import TaskRows
 from jaxmtl.feed.sampler import Draw
 from jaxmtl.types import Batch, InputError
@@ -71,6 +72,10 @@ class Packed:
     def identity(self) -> dict[str, Any]:
         """Returns what decides the batches."""
         return {"layout": "packed", "shapes": [list(self.shape)], "rows": [self.num_rows]}
+
+    def with_rows_of(self, identity: Mapping[str, Any]) -> "Packed":
+        """Takes over rows, see `Layout`."""
+        return Packed(self.shape, *checked_rows(identity, 1))
 
 
 def packed(

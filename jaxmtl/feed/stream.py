@@ -37,6 +37,8 @@ class Stream:
       seed: order of the batches inside a window.
       host_index: which host this is.
       num_hosts: how many hosts share each batch; each gets one contiguous slice of its rows.
+      multiple: what the layout's numbers of rows were chosen to be multiples of; another one resumes with the rows of
+        before.
 
     Attributes:
       history: losses for rates that follow them; None if none do.
@@ -58,6 +60,7 @@ class Stream:
         seed: int = 0,
         host_index: int = 0,
         num_hosts: int = 1,
+        multiple: int = 1,
     ) -> None:
         if window < 1:
             raise InputError(f"window is {window} batches; expected 1 or more")
@@ -69,6 +72,7 @@ class Stream:
         self._key = stream_key(seed, "window")
         # With the sampler's own part, all that decides what the batch at a place of the stream holds.
         self._identity: dict[str, Any] = {**rows.identity(), **layout.identity(), "window": window, "seed": seed}
+        self._multiple = self._chosen_for = multiple
         self._waiting = Draw(np.empty(0, np.int32), np.empty(0, np.int64))
         self._emitted = 0  # batches of the windows before this one
         self._begin_window()
@@ -91,7 +95,7 @@ class Stream:
     def state(self) -> dict[str, Any]:
         """Returns where the stream stands: JSON values, the sampler's state at the window's start and the place."""
         place = {"batches": self._emitted, "position": self._position, "waiting": self._waiting_at_start}
-        return {**self._identity, **place, "sampler": self._start}
+        return {**self._identity, **place, "multiple": self._chosen_for, "sampler": self._start}
 
     def restore(self, state: Mapping[str, Any], observed: Mapping[str, Any] | None = None) -> None:
         """Goes back to where a state was taken; the next batch is the one that came after it.
@@ -105,11 +109,14 @@ class Stream:
             damaged; names what differs.
         """
         for name, value in self._identity.items():
-            if state.get(name) != value:
+            is_free = name == "rows" and state.get("multiple") != self._multiple
+            if state.get(name) != value and not is_free:
                 raise InputError(
                     f"stream state was taken with other {name} ({state.get(name)!r}) than token store "
                     f"{self.rows.folder} and this run give ({value!r}); resume with the store and settings of then"
                 )
+        layout, chosen_for = self.layout.with_rows_of(state), _count(state, "multiple")
+        check_hosts(layout.identity()["rows"], self._host_index, self._num_hosts)
         emitted, position = _count(state, "batches"), _count(state, "position")
         start, waiting = state.get("sampler"), state.get("waiting")
         if not isinstance(start, Mapping) or not isinstance(waiting, list):
@@ -117,6 +124,8 @@ class Stream:
         if self.history is not None:
             self.history.restore(observed or {})
         self.sampler.restore(start)
+        self.layout, self._chosen_for = layout, chosen_for
+        self._identity.update(layout.identity())
         self._waiting = self._checked_waiting(waiting)
         self._emitted = emitted
         self._begin_window()
@@ -183,7 +192,7 @@ class Stream:
     def _checked_waiting(self, pairs: list[Any]) -> Draw:
         try:
             array = np.array(pairs, np.int64).reshape(-1, 2)
-        except (TypeError, ValueError) as error:
+        except (OverflowError, TypeError, ValueError) as error:
             raise InputError(f"stream state is damaged: its waiting rows are {pairs!r:.60}") from error
         tasks, examples = array[:, 0], array[:, 1]
         sizes = self.rows.sizes
@@ -231,10 +240,11 @@ def train_stream(
     Raises:
       InputError: as for its parts.
     """
-    rows = TaskRows(store, split, tasks, limit=limit, seed=seed)
+    rows, multiple = TaskRows(store, split, tasks, limit=limit, seed=seed), multiple or num_hosts
     drawn = sampler(sizes=rows.sizes, batch_size=batch_size, seed=seed, categories=rows.categories)
-    placed = layout(*rows.split_lengths(), batch_size=batch_size, multiple=multiple or num_hosts, cost=cost)
-    return Stream(rows, drawn, placed, window=window, seed=seed, host_index=host_index, num_hosts=num_hosts)
+    placed = layout(*rows.split_lengths(), batch_size=batch_size, multiple=multiple, cost=cost)
+    hosts = dict(host_index=host_index, num_hosts=num_hosts)
+    return Stream(rows, drawn, placed, window=window, seed=seed, multiple=multiple, **hosts)
 
 
 def check_hosts(batch_sizes: Sequence[int], host_index: int, num_hosts: int) -> None:

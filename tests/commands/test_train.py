@@ -86,21 +86,21 @@ def test_a_killed_run_goes_on_to_the_same_bits(store, tmp_path, on_cpu):
     jax.tree.map(np.testing.assert_array_equal, load_pretrained(killed).params, load_pretrained(whole).params)
 
 
+def start_two(words, environment, port, tmp_path):
+    """Starts the two processes of one training; each logs to a file of its own."""
+    flags = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--traceback"]
+    return [
+        start([*words, *flags, f"--process_id={index}"], environment, tmp_path / f"log{index}") for index in range(2)
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", ["data", "tensor"])
 def test_two_processes_train_like_one(store, tmp_path, on_cpu, free_port, axis):
     validated = ["--gin.STEPS=3", "--gin_file=runs/validation.gin", "--gin.EVALUATE_EVERY=2"]
     more = [*validated, f"--gin.partitioning.make_mesh.{axis}=2"]
     folder = tmp_path / "two"
-    flags = [f"--coordinator=127.0.0.1:{free_port}", "--num_processes=2"]
-    children = [
-        start(
-            train_words(store, folder, *more, *flags, f"--process_id={index}", "--traceback"),
-            on_cpu,
-            tmp_path / f"log{index}",
-        )
-        for index in range(2)
-    ]
+    children = start_two(train_words(store, folder, *more), on_cpu, free_port, tmp_path)
     codes = [child.wait(timeout=200) for child in children]
     logs = [(tmp_path / f"log{index}").read_text() for index in range(2)]
     assert codes == [0, 0], "\n".join(logs)
@@ -112,6 +112,29 @@ def test_two_processes_train_like_one(store, tmp_path, on_cpu, free_port, axis):
         assert losses(folder, name) == pytest.approx(losses(alone, name), rel=1e-5)
     ours, theirs = load_pretrained(folder).params, load_pretrained(alone).params
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
+
+
+@pytest.mark.slow
+def test_a_run_stopped_on_two_processes_goes_on_on_one(store, tmp_path, on_cpu, free_port):
+    more = ["--gin.LAYOUT=@packing.packed", "--gin.SAVE_EVERY=100"]
+    folder, alone = tmp_path / "two", tmp_path / "one"
+    long = train_words(store, folder, *more, "--gin.STEPS=40")
+    children = start_two([*long, "--gin.partitioning.make_mesh.data=2"], on_cpu, free_port, tmp_path)
+    while len(losses(folder)) < 3 and children[0].poll() is None:
+        time.sleep(0.01)
+    for child in children:
+        child.terminate()
+    codes = [child.wait(timeout=200) for child in children]
+    stopped = max(losses(folder), default=0)
+    assert 3 <= stopped < 40, "\n".join((tmp_path / f"log{index}").read_text() for index in range(2))
+    assert codes == [1, 1], "not finished"
+    assert main(long) == 0
+    # One process alone would choose its own number of packed rows: it begins from the stopped run's.
+    packed_like_two = ["--gin.stream.train_stream.multiple=2"]
+    assert main(train_words(store, alone, *more, *packed_like_two, "--gin.STEPS=40")) == 0
+    assert sorted(losses(folder)) == list(range(1, 41))
+    # The same sums in another order while there were two, in float32, which later steps carry on.
+    assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
 
 
 @pytest.mark.parametrize(

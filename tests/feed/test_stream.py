@@ -113,6 +113,28 @@ def test_a_stream_goes_on_with_another_number_of_hosts(store: TokenStore) -> Non
     assert equal(next(resumed), next(whole))
 
 
+@pytest.mark.parametrize("layout", [packed, functools.partial(grouped, rows=same_cost)])
+def test_other_hosts_go_on_with_the_rows_that_were_chosen_for_the_first_ones(store: TokenStore, layout: object) -> None:
+    short = dict(batch_size=3, window=4, layout=layout)
+    parts = [train_stream(store, host_index=index, num_hosts=2, **short) for index in range(2)]
+    for part in parts:
+        next(part)
+    alone, other = train_stream(store, **short), train_stream(store, **short)
+    assert alone.layout != parts[0].layout, "one host would choose other rows"
+    alone.restore(parts[0].state())
+    for _ in range(6):
+        halves, whole = [next(part) for part in parts], next(alone)
+        assert all((np.concatenate([half[name] for half in halves]) == whole[name]).all() for name in whole)
+    assert alone.state() == parts[1].state()
+    again = train_stream(store, **short)
+    again.restore(alone.state())
+    assert again.state() == alone.state()
+    with pytest.raises(InputError, match="taken with other rows"):
+        other.restore({**parts[0].state(), "multiple": 1})
+    with pytest.raises(InputError, match="cannot be shared by 5 hosts"):
+        train_stream(store, host_index=0, num_hosts=5, **short).restore(parts[0].state())
+
+
 def test_a_store_of_the_same_sizes_with_other_tasks_or_texts_is_refused(
     store: TokenStore,
     tasks: list[TaskSpec],
@@ -136,7 +158,20 @@ def test_a_store_of_the_same_sizes_with_other_tasks_or_texts_is_refused(
 
 @hypothesis.given(
     st.sampled_from(
-        ["sampler", "window", "batches", "position", "seed", "tasks", "examples", "layout", "shapes", "waiting"]
+        [
+            "sampler",
+            "window",
+            "batches",
+            "position",
+            "seed",
+            "tasks",
+            "examples",
+            "layout",
+            "shapes",
+            "rows",
+            "multiple",
+            "waiting",
+        ]
     ),
     st.none() | st.integers(-3, 3) | st.text(max_size=5) | st.lists(st.integers(), max_size=2),
 )
@@ -144,7 +179,7 @@ def test_damaged_stream_states_are_input_errors(store: TokenStore, field: str, v
     one = stream(store)
     next(one)
     state = one.state()
-    if state[field] == value or field in ("position", "batches") and isinstance(value, int) and 0 <= value:
+    if state[field] == value or field in ("position", "batches", "multiple") and isinstance(value, int) and 0 <= value:
         return
     with pytest.raises(InputError, match="state"):
         one.restore({**state, field: value})
