@@ -15,6 +15,7 @@ SMALL, PRETRAINED, TRAIN = "models/t5_1_1/small.gin", "models/pretrained.gin", "
 TRAINING = ["STORE=runs/store", "RUN_DIR=runs/first"]
 MODELS = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("models/t5_*/*.gin"))
 MESHES = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("mesh/*.gin"))
+TRANSFER = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("studies/transfer_matters/*.gin"))
 CACHING = ["STORE=runs/store", "VOCABULARY=t5/spiece.model"]
 
 LAYERINGS = [
@@ -24,6 +25,7 @@ LAYERINGS = [
     ([SMALL, TRAIN, "runs/validation.gin"], TRAINING),
     ([SMALL, TRAIN, "runs/generation.gin"], TRAINING),
     ([SMALL, TRAIN, "runs/interleave.gin"], [*TRAINING, "TEXT_STORE=runs/text"]),
+    *(([SMALL, file], [*TRAINING, *["TEXT_STORE=runs/text"] * file.endswith("text.gin")]) for file in TRANSFER),
     (["models/t5_1_1/tiny.gin", "runs/demo.gin"], TRAINING),
     *(([SMALL, TRAIN, mesh], TRAINING) for mesh in MESHES),
     (["runs/evaluate.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
@@ -136,12 +138,12 @@ def test_headers_say_what_a_file_is_for_and_what_it_needs(file):
     assert all(len(line) <= 120 for line in lines)
     required = {found[1] for line in lines if (found := re.match(r"(\w+) = %gin\.REQUIRED", line))}
     assert all(name in header for name in required), f"{required} are REQUIRED, the header does not say so"
-    if file.startswith(("runs/", "tasks/")):
+    if file.startswith(("runs/", "studies/", "tasks/")):
         assert re.search(r"REQUIRED: |Give after ", header)
         assert re.search(r"Run: jaxmtl |Give after |Included by ", header), "the header does not say how to run it"
 
 
-@pytest.mark.parametrize("file", sorted(file for file in all_files() if file.startswith(("runs/", "tasks/"))))
+@pytest.mark.parametrize("file", sorted(file for file in all_files() if file.startswith(("runs/", "studies/", "tasks/"))))
 def test_what_a_header_says_is_often_changed_can_be_changed(file):
     header = re.sub(r"\n# *", " ", (GIN_FOLDER / file).read_text("utf-8"))
     found = re.search(r"Often changed: ([A-Z_, ]+)\.", header)
