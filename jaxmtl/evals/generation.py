@@ -12,8 +12,8 @@ from jaxmtl.types import InputError, unknown_name
 from jaxmtl.weights import Pretrained
 
 METHODS: Mapping[str, Callable[..., jax.Array]] = {"greedy": decoding.greedy}
-"""Ways to choose the next token, by name: functions of (module, params, inputs int32 [B, S], max_tokens=, num_tokens=)
-that give int32 [B, T]."""
+"""Ways to choose the next token, by name: functions of (module, params, inputs int32 [B, S], input_mask bool [B, S],
+max_tokens=, num_tokens=) that give int32 [B, T]."""
 
 
 def generate(
@@ -103,7 +103,9 @@ def generate_ids(
         for rows in requests.plan([(len(ids),) for ids in inputs], batch_size):
             num_rows = requests.padded_rows(len(rows), batch_size, mesh)
             batch = requests.pad([inputs[row] for row in rows], num_rows, config.pad_id)
-            tokens = METHODS[method](pretrained.module, pretrained.params, requests.place(batch, mesh), **options)
+            mask = requests.mask_of([inputs[row] for row in rows], batch.shape)
+            placed = (requests.place(array, mesh) for array in (batch, mask))
+            tokens = METHODS[method](pretrained.module, pretrained.params, *placed, **options)
             for row, line in zip(rows, requests.fetch(tokens), strict=False):
                 results[row] = _before_end(line, config.eos_id)
             if on_batch is not None:

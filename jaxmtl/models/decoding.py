@@ -13,28 +13,27 @@ def greedy(
     module: nn.Module,
     params: Any,
     inputs: jax.Array,
+    input_mask: jax.Array,
     *,
     max_tokens: int,
     num_tokens: int | None = None,
-    input_mask: jax.Array | None = None,
 ) -> jax.Array:
     """Takes the likeliest token at every position.
 
     Args:
-      module: an encoder-decoder with `encode`, `start_cache` and `decode_step`.
+      module: a model with `first_tokens`, `encode`, `start_cache` and `decode_step`.
       params: its parameters.
-      inputs: int32 [B, S]; padding is masked unless `input_mask` is given; a row of padding alone ends at once.
+      inputs: int32 [B, S].
+      input_mask: bool [B, S], True on real tokens; a row without any ends at once.
       max_tokens: most tokens generated per row, T.
       num_tokens: number of real tokens; the padding rows of the vocabulary behind them are never taken.
-      input_mask: bool [B, S], True on positions to see.
 
     Returns:
       int32 [B, T]: the generated tokens up to and including the end token, then padding.
     """
     config = module.config
-    mask = inputs != config.pad_id if input_mask is None else input_mask
     call = lambda method, *args: module.apply({"params": params}, *args, method=method)
-    cache = call("start_cache", call("encode", inputs, mask), max_tokens)
+    cache = call("start_cache", call("encode", inputs, input_mask), max_tokens)
     batch = inputs.shape[0]
 
     def unfinished(state: tuple) -> jax.Array:
@@ -43,12 +42,11 @@ def greedy(
 
     def step(state: tuple) -> tuple:
         position, last, ended, generated, cache = state
-        logits, cache = call("decode_step", last, position, cache, mask)
+        logits, cache = call("decode_step", last, position, cache, input_mask)
         token = jnp.where(ended, config.pad_id, logits[:, :num_tokens].argmax(-1).astype(jnp.int32))
         generated = jax.lax.dynamic_update_slice(generated, token[:, None], (0, position))
         return position + 1, token, ended | (token == config.eos_id), generated, cache
 
-    start = jnp.full((batch,), config.decoder_start_id, jnp.int32)
     empty = jnp.full((batch, max_tokens), config.pad_id, jnp.int32)
-    state = (jnp.zeros((), jnp.int32), start, ~mask.any(axis=1), empty, cache)
+    state = (jnp.zeros((), jnp.int32), call("first_tokens", inputs, input_mask), ~input_mask.any(axis=1), empty, cache)
     return jax.lax.while_loop(unfinished, step, state)[3]
