@@ -35,7 +35,7 @@ def share_keys(query: jax.Array, mask: Mask | None, num_inputs: int) -> tuple[ja
     """
     folded = query.reshape(num_inputs, -1, *query.shape[2:])
     if mask is not None and mask.queries is not None:
-        mask = mask.replace(queries=mask.queries.reshape(num_inputs, -1))
+        mask = Mask(keys=mask.keys, queries=mask.queries.reshape(num_inputs, -1))
     return folded, mask
 
 
