@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxmtl.evals import generation, requests
+from jaxmtl.models.decoding import greedy
 from jaxmtl.partitioning import make_mesh, shardings_for
 from jaxmtl.types import InputError, UnknownNameError
 from jaxmtl.weights.pretrained import abstract_params
@@ -56,7 +57,7 @@ def test_padding_rows_are_never_generated_even_where_the_model_prefers_them(pret
     ids = [pretrained.tokenizer.encode(text) for text in INPUTS]
     spoilt = dataclasses.replace(pretrained, params=params)
     padded = requests.pad(ids, 4, 0)
-    free = generation.METHODS["greedy"](spoilt.module, params, padded, padded != 0, max_tokens=MAX_TOKENS)
+    free = greedy(spoilt.module, params, padded, padded != 0, max_tokens=MAX_TOKENS)
     assert np.asarray(free).max() >= limit
     result = generation.generate_ids(spoilt, ids, max_tokens=MAX_TOKENS)
     assert all(row.max(initial=0) < limit for row in result)
