@@ -9,7 +9,7 @@ import pytest
 from jaxmtl.models.beam_search import BeamSearch
 from jaxmtl.models.decoding import Generation, generate
 from jaxmtl.models.logit_rules import ForcedToken, MinTokens, NoRepeatNgram, RepetitionPenalty
-from jaxmtl.models.sampling import Greedy
+from jaxmtl.models.sampling import Greedy, Sampling
 from jaxmtl.weights import load_pretrained
 
 pytestmark = pytest.mark.torch
@@ -130,3 +130,40 @@ def test_beam_texts_are_those_of_torch(pair, inputs, length_penalty, early_stopp
     options = dict(length_penalty=length_penalty, early_stopping=early_stopping)
     ours = our_texts(pair[1], inputs, dataclasses.replace(BEAMS, **options))
     assert ours == torch_texts(pair[0], inputs, num_beams=4, **options)
+
+
+@pytest.mark.parametrize("options", [dict(temperature=1.6), dict(temperature=3.0, top_k=12, top_p=0.8)], ids=str)
+def test_drawn_tokens_have_the_probabilities_of_torch(pair, inputs, options):
+    import torch
+    from transformers.generation import logits_process
+
+    model, pretrained = pair
+    draws, prompt = 3000, inputs[:1]
+    warpers = dict(
+        temperature=logits_process.TemperatureLogitsWarper,
+        top_k=logits_process.TopKLogitsWarper,
+        top_p=logits_process.TopPLogitsWarper,
+    )
+    how = Generation(max_tokens=2, method=Sampling(seed=1, **options))
+    rows, streams = np.repeat(prompt, draws, axis=0), jnp.arange(draws, dtype=jnp.uint32)
+    tokens = np.asarray(generate(pretrained.module, pretrained.params, rows, rows != 0, streams, how=how))
+
+    def probabilities(*written):
+        with torch.no_grad():
+            seen, so_far = torch.tensor(prompt != 0).long(), torch.tensor([[0, *written]])
+            scores = model(torch.tensor(prompt).long(), seen, decoder_input_ids=so_far).logits[:, -1]
+            for name, value in options.items():
+                scores = warpers[name](value)(None, scores)
+            return scores.softmax(-1)[0].double().numpy()
+
+    first = int(np.argmax(probabilities()))
+    for drawn, expected in ((tokens[:, 0], probabilities()), (tokens[tokens[:, 0] == first, 1], probabilities(first))):
+        counts = np.bincount(drawn, minlength=V)
+        assert counts[expected == 0].sum() == 0
+        # Rare tokens are counted together, as the test asks for.
+        rare, wanted = expected * len(drawn) < 5, expected * len(drawn)
+        counts = np.append(counts[~rare], counts[rare].sum())
+        wanted = np.append(wanted[~rare], wanted[rare].sum())
+        statistic = ((counts - wanted) ** 2 / np.maximum(wanted, 1e-9))[wanted > 0].sum()
+        # Far beyond the 99.99th percentile of chi-square, which is below 3 times the number of cells plus 20.
+        assert statistic < 3 * len(counts) + 20
