@@ -4,8 +4,8 @@ Prompts are the test tasks' (definition and two positive examples, at most 512 t
 batches; both generate 32 tokens with the same random weights, read from the same folder, and never an end token.
 `identical` is the share of examples for which both give the same tokens.
 
-Without arguments: 64 examples of 2 + 2 layers. With --full: 5 of each task, with the whole T5 v1.1 small. With --beams N:
-beam search with N beams instead of greedy decoding.
+Without arguments: 64 examples of 2 + 2 layers. With --full: 5 of each task, with the whole T5 v1.1 small. With
+--beams N: beam search with N beams instead of greedy decoding.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     measuring.print_result("decode", figures | {"sizes": vars(sizes)}, arguments)
 
 
-def compare(folder: pathlib.Path, layers: int, batches: list[list[list[int]]], beams: int) -> dict[str, Any]:
+def compare(folder: pathlib.Path, layers: int, batches: list[list[list[int]]], beams: int = 1) -> dict[str, Any]:
     with measuring.side(theirs, folder, layers, batches, beams) as peer:
         print(f"HF: ready in {peer.ready().seconds:.1f} s", flush=True)  # and has written the weights
         with measuring.side(ours, folder, batches, beams) as mine:
