@@ -1,10 +1,11 @@
-"""Greedy generation: jaxmtl against Hugging Face's `generate`, in examples per second.
+"""Generation, greedy or with beams: jaxmtl against Hugging Face's `generate`, in examples per second.
 
 Prompts are the test tasks' (definition and two positive examples, at most 512 tokens), longest first, in the same
 batches; both generate 32 tokens with the same random weights, read from the same folder, and never an end token.
 `identical` is the share of examples for which both give the same tokens.
 
-Without arguments: 64 examples of 2 + 2 layers. With --full: 5 of each task, with the whole T5 v1.1 small.
+Without arguments: 64 examples of 2 + 2 layers. With --full: 5 of each task, with the whole T5 v1.1 small. With
+--beams N: beam search with N beams instead of greedy decoding.
 """
 
 import argparse
@@ -23,6 +24,7 @@ MAX_INPUT, MAX_NEW = 512, 32
 
 def main() -> None:
     parser = workload.make_parser(__doc__)
+    parser.add_argument("--beams", type=int, default=1, help="open beams; 1 is greedy (default)")
     arguments = parser.parse_args()
     workload.check(parser, arguments)
     measuring.use_same_settings(arguments.threads)
@@ -32,14 +34,14 @@ def main() -> None:
         store = workload.make_store(arguments, root, "test", sizes.examples, (MAX_INPUT, 128))
         batches = make_batches(store, sizes.most, arguments.batch_size)
         print(f"{sizes.layers} + {sizes.layers} layers, {sum(map(len, batches))} prompts", flush=True)
-        figures = compare(root / "model", sizes.layers, batches)
+        figures = compare(root / "model", sizes.layers, batches, arguments.beams)
     measuring.print_result("decode", figures | {"sizes": vars(sizes)}, arguments)
 
 
-def compare(folder: pathlib.Path, layers: int, batches: list[list[list[int]]]) -> dict[str, Any]:
-    with measuring.side(theirs, folder, layers, batches) as peer:
+def compare(folder: pathlib.Path, layers: int, batches: list[list[list[int]]], beams: int = 1) -> dict[str, Any]:
+    with measuring.side(theirs, folder, layers, batches, beams) as peer:
         print(f"HF: ready in {peer.ready().seconds:.1f} s", flush=True)  # and has written the weights
-        with measuring.side(ours, folder, batches) as mine:
+        with measuring.side(ours, folder, batches, beams) as mine:
             print(f"ours: ready in {mine.ready().seconds:.1f} s", flush=True)
             answers = measuring.in_turns({"ours": mine.ask, "hf": peer.ask}, range(len(batches)))
             return summary(answers, {"ours": mine.peak_memory() / 1e9, "hf": peer.peak_memory() / 1e9})
@@ -70,15 +72,17 @@ def make_batches(store: pathlib.Path, most: int, batch_size: int) -> list[list[l
     return [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
 
 
-def ours(folder: pathlib.Path, batches: list[list[list[int]]]) -> tuple[Callable[[int], Any], Any]:
+def ours(folder: pathlib.Path, batches: list[list[list[int]]], beams: int) -> tuple[Callable[[int], Any], Any]:
+    from jaxmtl.evals.decoding import Decoding
     from jaxmtl.evals.generation import generate_ids
     from jaxmtl.evals.requests import bucket
     from jaxmtl.weights import load_pretrained
 
     pretrained = load_pretrained(folder)
+    options = dict(max_tokens=MAX_NEW, decoding=Decoding(method="beam", num_beams=beams) if beams > 1 else Decoding())
 
     def generate(number: int) -> list[list[int]]:
-        rows = generate_ids(pretrained, batches[number], max_tokens=MAX_NEW, batch_size=len(batches[number]))
+        rows = generate_ids(pretrained, batches[number], batch_size=len(batches[number]), **options)
         return [row.tolist() for row in rows]
 
     shapes = {(len(batch), bucket(len(batch[0]))): number for number, batch in enumerate(batches)}
@@ -87,7 +91,9 @@ def ours(folder: pathlib.Path, batches: list[list[list[int]]]) -> tuple[Callable
     return generate, {"shapes": len(shapes)}
 
 
-def theirs(folder: pathlib.Path, layers: int, batches: list[list[list[int]]]) -> tuple[Callable[[int], Any], Any]:
+def theirs(
+    folder: pathlib.Path, layers: int, batches: list[list[list[int]]], beams: int
+) -> tuple[Callable[[int], Any], Any]:
     import torch
 
     model = workload.torch_t5(layers).eval()
@@ -97,7 +103,7 @@ def theirs(folder: pathlib.Path, layers: int, batches: list[list[list[int]]]) ->
     def generate(number: int) -> list[list[int]]:
         longest = max(map(len, batches[number]))
         inputs = torch.tensor([row + [0] * (longest - len(row)) for row in batches[number]], device=model.device)
-        options = dict(max_new_tokens=MAX_NEW, do_sample=False, num_beams=1)
+        options = dict(max_new_tokens=MAX_NEW, do_sample=False, num_beams=beams)
         return model.generate(input_ids=inputs, attention_mask=(inputs != 0).long(), **options)[:, 1:].tolist()
 
     generate(len(batches) - 1)

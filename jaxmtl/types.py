@@ -96,6 +96,7 @@ class Record:
       weights_hash: hash of the weights that were scored.
       git_hash: commit of the code, or "" outside a checkout.
       time: seconds since the epoch when it was written.
+      decoding: method and options with which texts were generated, "" where none were or nobody wrote it down.
     """
 
     study: str
@@ -113,6 +114,7 @@ class Record:
     weights_hash: str
     git_hash: str
     time: float
+    decoding: str = ""
 
     def to_json(self) -> str:
         """Returns the record as one JSON line without the line break."""

@@ -43,7 +43,7 @@ WITH_TENSORFLOW = [
 ]
 PUBLISHED = {"t5_1_0": "t5-{}", "t5_1_1": "t5-v1.1-{}"}
 # Included by others; they cannot be given alone.
-INCLUDED = {"runs/cache.gin"}
+INCLUDED = {"runs/cache.gin", "runs/decoding.gin"}
 
 name_of = lambda layering: " ".join([*layering[0], *layering[1]])
 

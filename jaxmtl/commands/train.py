@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import flax.linen as nn
     from jax.sharding import Mesh
 
+    from jaxmtl.evals.decoding import Decoding
     from jaxmtl.evals.periodic import GenerationEvaluation
     from jaxmtl.feed.store import TokenStore
     from jaxmtl.feed.stream import Stream
@@ -172,6 +173,7 @@ def generation(
     split: str = "test",
     every: int,
     batch_size: int = 32,
+    decoding: "Decoding | None" = None,
     max_tokens: int = 128,
     max_examples: int | None = None,
     study: str = "",
@@ -184,6 +186,7 @@ def generation(
       split: split to score.
       every: steps between two passes.
       batch_size: examples computed at once.
+      decoding: how texts are generated; greedily if None.
       max_tokens: most tokens of a text.
       max_examples: most examples of each task; None for all.
       study: study the records belong to.
@@ -205,6 +208,7 @@ def generation(
         split=split,
         run_dir=parts.run_dir / "evaluations" / split,
         batch_size=batch_size,
+        decoding=decoding,
         max_tokens=max_tokens,
         max_examples=max_examples,
         labels=Labels(study=study, run=name, seed=seed, config_hash=parts.config_hash, git_hash=git_hash()),

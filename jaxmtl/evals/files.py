@@ -124,7 +124,7 @@ def _lines(path: pathlib.Path) -> list[str]:
 def _identity(record: Record) -> tuple:
     return (
         *(record.study, record.run, record.seed, record.step, record.task, record.split, record.metric, record.n),
-        *(record.config_hash, record.weights_hash),
+        *(record.config_hash, record.weights_hash, record.decoding),
     )
 
 

@@ -1,19 +1,19 @@
 """Texts that a model writes: inputs of any length in, generated texts out, in the order of the inputs."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
-import jax
 import numpy as np
 
 from jaxmtl.evals import requests
+from jaxmtl.evals.decoding import Decoding
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
-from jaxmtl.models import decoding
+from jaxmtl.models.decoding import generate as generate_tokens
 from jaxmtl.types import InputError, unknown_name
 from jaxmtl.weights import Pretrained
 
-METHODS: Mapping[str, Callable[..., jax.Array]] = {"greedy": decoding.greedy}
-"""Ways to choose the next token, by name: functions of (module, params, inputs int32 [B, S], max_tokens=, num_tokens=)
-that give int32 [B, T]."""
+GREEDY = Decoding()
 
 
 def generate(
@@ -24,26 +24,33 @@ def generate(
     method: str = "greedy",
     batch_size: int = BATCH_SIZE,
     max_input_tokens: int = MAX_INPUT_TOKENS,
+    **options: Any,
 ) -> list[str]:
-    """Generates one text for each input; no token is forced and no penalty applied.
+    """Generates one text for each input; no token is forced and no penalty applied unless told to.
 
     Args:
       pretrained: the model, with a tokenizer.
       inputs: [n] input texts; longer ones keep their first max_input_tokens - 1 tokens and the end token.
       max_tokens: most tokens of a generated text, the end token included.
-      method: a key of `METHODS`.
+      method: "greedy", "beam" or "sample".
       batch_size: inputs decoded at once; the result does not depend on it.
       max_input_tokens: most tokens of an input.
+      **options: the other fields of `Decoding`: num_beams, length_penalty, temperature, min_tokens ...
 
     Returns:
       [n] texts without special tokens.
 
     Raises:
       InputError: if `inputs` is not a list of texts, the model has no tokenizer, or an option is out of range.
-      UnknownNameError: if there is no such method.
+      UnknownNameError: if there is no such method or option.
     """
+    known = [field.name for field in dataclasses.fields(Decoding)]
+    for name in options:
+        if name not in known:
+            raise unknown_name("option of decoding", name, known)
+    decoding = Decoding(method=method, **options)
     ids = requests.encode_texts(pretrained, inputs, max_input_tokens)
-    generated = generate_ids(pretrained, ids, max_tokens=max_tokens, method=method, batch_size=batch_size)
+    generated = generate_ids(pretrained, ids, max_tokens=max_tokens, decoding=decoding, batch_size=batch_size)
     return decode_texts(pretrained, generated)
 
 
@@ -70,7 +77,8 @@ def generate_ids(
     inputs: Sequence[Ids],
     *,
     max_tokens: int,
-    method: str = "greedy",
+    decoding: Decoding = GREEDY,
+    streams: Sequence[int] | None = None,
     batch_size: int = BATCH_SIZE,
     on_batch: OnBatch | None = None,
 ) -> list[np.ndarray]:
@@ -80,7 +88,9 @@ def generate_ids(
       pretrained: the model; it needs no tokenizer.
       inputs: [n] rows of token ids, special tokens included.
       max_tokens: most tokens generated for each.
-      method: a key of `METHODS`.
+      decoding: method and rules.
+      streams: [n] numbers of each input's own stream of random numbers, below 2^32; what is drawn for an input depends
+        on nothing else. Its place among the inputs if None.
       batch_size: inputs decoded at once.
       on_batch: told after each batch how many inputs it decoded.
 
@@ -88,22 +98,25 @@ def generate_ids(
       [n] arrays int32, the generated ids before the end token.
 
     Raises:
-      InputError: if max_tokens is below 1, or an input is empty or holds an id that is no token's.
-      UnknownNameError: if there is no such method.
+      InputError: if max_tokens is below 1, or an input is empty or holds, or the options force, an id that is no
+        token's.
     """
-    if method not in METHODS:
-        raise unknown_name("decoding method", method, METHODS)
-    if max_tokens < 1:
-        raise InputError(f"max_tokens is {max_tokens}; expected at least 1")
+    how = decoding.generation(max_tokens)
+    forced = [[token] for token in (decoding.forced_first_id, decoding.forced_last_id) if token is not None]
+    requests.check_ids(pretrained, forced, "forced token")
     requests.check_ids(pretrained, inputs, "input")
     config, mesh = pretrained.config, requests.mesh_of(pretrained.params)
-    options = dict(max_tokens=max_tokens, num_tokens=requests.num_tokens(pretrained))
+    all_streams = np.array(range(len(inputs)) if streams is None else streams, np.uint32)
+    options = dict(how=how, num_tokens=requests.num_tokens(pretrained))
     results: list[np.ndarray] = [np.zeros(0, np.int32)] * len(inputs)
     with requests.on_mesh(mesh):
         for rows in requests.plan([(len(ids),) for ids in inputs], batch_size):
             num_rows = requests.padded_rows(len(rows), batch_size, mesh)
             batch = requests.pad([inputs[row] for row in rows], num_rows, config.pad_id)
-            tokens = METHODS[method](pretrained.module, pretrained.params, requests.place(batch, mesh), **options)
+            mask = requests.mask_of([inputs[row] for row in rows], batch.shape)
+            lines = np.pad(all_streams[rows], (0, num_rows - len(rows)), mode="edge")
+            placed = (requests.place(array, mesh) for array in (batch, mask, lines))
+            tokens = generate_tokens(pretrained.module, pretrained.params, *placed, **options)
             for row, line in zip(rows, requests.fetch(tokens), strict=False):
                 results[row] = _before_end(line, config.eos_id)
             if on_batch is not None:

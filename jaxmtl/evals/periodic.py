@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from jaxmtl.evals.decoding import Decoding
 from jaxmtl.evals.requests import BATCH_SIZE
 from jaxmtl.evals.runner import Labels, evaluate
 from jaxmtl.feed.store import TokenStore
@@ -25,6 +26,7 @@ class GenerationEvaluation:
       split: split to score.
       run_dir: where predictions, scores and records are written.
       tasks: names of tasks; all of the split if None.
+      decoding: how texts are generated; greedily if None.
       max_tokens: most tokens of a generated text.
       batch_size: examples computed at once.
       max_examples: most examples of each task; all if None.
@@ -39,6 +41,7 @@ class GenerationEvaluation:
     split: str = "test"
     run_dir: str | os.PathLike
     tasks: Sequence[str] | None = None
+    decoding: Decoding | None = None
     max_tokens: int = 128
     batch_size: int = BATCH_SIZE
     max_examples: int | None = None
@@ -64,6 +67,7 @@ class GenerationEvaluation:
             self.split,
             self.run_dir,
             tasks=self.tasks,
+            decoding=self.decoding,
             max_tokens=self.max_tokens,
             batch_size=self.batch_size,
             max_examples=self.max_examples,

@@ -1,6 +1,8 @@
 """The predictions of a task: one JSON object for each example, with the key of what made it."""
 
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxmtl.evals import files
+from jaxmtl.evals.decoding import Decoding
 from jaxmtl.evals.generation import decode_texts, generate_ids
 from jaxmtl.evals.requests import OnBatch
 from jaxmtl.evals.scoring import token_losses
@@ -48,13 +51,13 @@ class Method:
     """How predictions are made.
 
     Attributes:
-      decoding: a key of `generation.METHODS`.
+      decoding: how texts are generated.
       max_tokens: most tokens of a generated text.
       metrics: names of text metrics.
       batch_size: examples computed at once.
     """
 
-    decoding: str
+    decoding: Decoding
     max_tokens: int
     metrics: tuple[str, ...]
     batch_size: int
@@ -88,7 +91,8 @@ def predict(
         pretrained,
         inputs,
         max_tokens=how.max_tokens,
-        method=how.decoding,
+        decoding=how.decoding,
+        streams=[_stream(work, row) for work in chunk for row in range(work.count)],
         batch_size=how.batch_size,
         on_batch=stage("generate"),
     )
@@ -143,6 +147,11 @@ def finished(run_dir: str | os.PathLike, work: Work, metrics: Sequence[str]) -> 
         return means(work, rows, metrics) if same else None
     except (InputError, KeyError, TypeError):
         return None  # damaged by hand, since it is only written whole: computed again
+
+
+def _stream(work: Work, row: int) -> int:
+    """Gives an example a stream of random numbers that depends on nothing but its task and its id."""
+    return int(hashlib.sha256(json.dumps([work.name, work.examples.ids[row]]).encode()).hexdigest()[:8], 16)
 
 
 def _rows(work: Work, columns: Mapping[str, Sequence[Any]], metrics: Sequence[str]) -> list[Row]:

@@ -140,6 +140,21 @@ def pad(rows: Sequence[Ids], num_rows: int, pad_id: int) -> np.ndarray:
     return result
 
 
+def mask_of(rows: Sequence[Ids], shape: tuple[int, ...]) -> np.ndarray:
+    """Marks the real tokens of padded rows, by their number: a real token may have the id of padding.
+
+    Args:
+      rows: the rows of token ids that were padded.
+      shape: [B, S], what `pad` made of them.
+
+    Returns:
+      bool [B, S], True on real tokens.
+    """
+    lengths = [len(row) for row in rows]
+    lengths += lengths[:1] * (shape[0] - len(rows))
+    return np.arange(shape[1]) < np.array(lengths)[:, None]
+
+
 def mesh_of(params: Any) -> Mesh | None:
     """Finds the mesh that parameters are spread over.
 

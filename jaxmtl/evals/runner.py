@@ -18,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmtl.evals import files, predictions, summary
+from jaxmtl.evals.decoding import Decoding
 from jaxmtl.evals.fingerprint import weights_hash
 from jaxmtl.evals.predictions import Method, Row, Work
 from jaxmtl.evals.requests import BATCH_SIZE
@@ -40,7 +41,7 @@ def evaluate(
     *,
     tasks: Sequence[str] | None = None,
     metrics: Sequence[str] = tuple(METRICS),
-    method: str = "greedy",
+    decoding: Decoding | None = None,
     max_tokens: int = 128,
     batch_size: int = BATCH_SIZE,
     chunk_size: int = 512,
@@ -57,7 +58,7 @@ def evaluate(
       run_dir: where to write; what it holds of the same evaluation is not computed again.
       tasks: names of tasks; all tasks of the split if None.
       metrics: names of text metrics, keys of `tasks.metrics.METRICS`.
-      method: how texts are generated, a key of `generation.METHODS`.
+      decoding: how texts are generated; greedily if None.
       max_tokens: most tokens of a generated text.
       batch_size: examples computed at once; no score depends on it.
       chunk_size: tasks are taken together until they have this many examples; then their predictions are written.
@@ -72,14 +73,16 @@ def evaluate(
     Raises:
       InputError: if a task has no example in the split, the store was made with another vocabulary, the run folder
         holds results of another split, the weights give no finite NLL, or a file cannot be written.
-      UnknownNameError: if there is no such split, task, metric or method.
+      UnknownNameError: if there is no such split, task or metric.
     """
     run_dir, labels = pathlib.Path(run_dir), labels or Labels()
     labels = dataclasses.replace(labels, run=labels.run or run_dir.resolve().name)
     pretrained = _with_tokenizer(pretrained, store)
-    how = Method(decoding=method, max_tokens=max_tokens, metrics=_known(metrics), batch_size=batch_size)
+    decoding = decoding or Decoding()
+    how = Method(decoding=decoding, max_tokens=max_tokens, metrics=_known(metrics), batch_size=batch_size)
     weights = weights_hash(pretrained.params)
-    settings = dict(split=split, decoding=method, max_tokens=max_tokens, metrics=how.metrics, weights_hash=weights)
+    words = dict(split=split, decoding=decoding.describe(), max_tokens=max_tokens)
+    settings = dict(words, metrics=how.metrics, weights_hash=weights)
     work = _plan(store, split, tasks, max_examples, settings)
     _check_held(run_dir, split)
     scores = _agree({task.name: predictions.finished(run_dir, task, how.metrics) for task in work}, work, how.metrics)

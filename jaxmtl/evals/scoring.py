@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxmtl.evals import requests
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
-from jaxmtl.models.t5 import shift_right
+from jaxmtl.models.shifting import shift_right
 from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained
 
@@ -149,10 +150,11 @@ def choice_losses(
         for rows in _batches(inputs, choices, batch_size):
             num_rows = requests.padded_rows(len(rows), batch_size, mesh)
             batch = requests.pad([inputs[row] for row in rows], num_rows, pretrained.config.pad_id)
-            encoded = encode(pretrained.module, pretrained.params, requests.place(batch, mesh))
+            mask = requests.mask_of([inputs[row] for row in rows], batch.shape)
+            read = encode(pretrained.module, pretrained.params, *(requests.place(x, mesh) for x in (batch, mask)))
             for part in _parts([choices[row] for row in rows], num_rows):
                 targets = _pad_choices(part, num_rows, pretrained.config.pad_id)
-                nll = _nll(pretrained.module, pretrained.params, *encoded, requests.place(targets, mesh))
+                nll = _nll(pretrained.module, pretrained.params, read, requests.place(targets, mesh))
                 for row, losses, kept in zip(rows, requests.fetch(nll), part, strict=False):
                     results[row] += [line[: len(ids)] for line, ids in zip(losses, kept, strict=False)]
             if on_batch is not None:
@@ -197,22 +199,45 @@ def _pad_choices(choices: list[Sequence[Ids]], num_rows: int, pad_id: int) -> np
     return targets
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def encode(module: nn.Module, params: Any, inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Encodes int32 [B, S] to states [B, S, D], with the mask bool [B, S] of what is not padding."""
-    mask = inputs != module.config.pad_id
-    states: Any = module.apply({"params": params}, inputs, mask, method="encode")
-    return states, mask
+@flax.struct.dataclass
+class Read:
+    """Inputs that a model has read.
+
+    Attributes:
+      memory: what the model keeps of them.
+      first_tokens: int32 [B], what precedes the first target of each.
+      mask: bool [B, S], True on real tokens.
+    """
+
+    memory: Any
+    first_tokens: jax.Array
+    mask: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _nll(module: nn.Module, params: Any, encoded: jax.Array, mask: jax.Array, targets: jax.Array) -> jax.Array:
-    """Returns float32 [B, C, T] of targets [B, C, T]; `vmap` computes what depends on the input alone only once."""
+def encode(module: nn.Module, params: Any, inputs: jax.Array, mask: jax.Array) -> Read:
+    """Reads inputs once, for all their choices.
 
-    def one_choice(targets: jax.Array) -> jax.Array:
-        decoder_inputs = shift_right(targets, module.config.decoder_start_id)
-        logits: Any = module.apply({"params": params}, decoder_inputs, encoded, mask, method="decode")
-        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-        return jax.nn.logsumexp(logits, axis=-1) - picked
+    Args:
+      module: the model.
+      params: its parameters.
+      inputs: int32 [B, S].
+      mask: bool [B, S], True on real tokens.
 
-    return jax.vmap(one_choice, in_axes=1, out_axes=1)(targets)
+    Returns:
+      What targets are scored with.
+    """
+    call = lambda method: module.apply({"params": params}, inputs, mask, method=method)
+    first: Any = call("first_tokens")
+    return Read(memory=call("encode"), first_tokens=first, mask=mask)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nll(module: nn.Module, params: Any, read: Read, targets: jax.Array) -> jax.Array:
+    """Returns float32 [B, C, T] of targets [B, C, T]."""
+    num_inputs, num_choices, length = targets.shape
+    rows = targets.reshape(num_inputs * num_choices, length)
+    decoder_inputs = shift_right(rows, jnp.repeat(read.first_tokens, num_choices))
+    logits: Any = module.apply({"params": params}, decoder_inputs, read.memory, read.mask, method="decode")
+    picked = jnp.take_along_axis(logits, rows[..., None], axis=-1)[..., 0]
+    return (jax.nn.logsumexp(logits, axis=-1) - picked).reshape(targets.shape)

@@ -22,6 +22,23 @@ CACHED_SCORES = 2_000_000
 """Attention scores that are computed at a time on a CPU: 8 MB in float32, about what its last cache level holds."""
 
 
+def share_keys(query: jax.Array, mask: Mask | None, num_inputs: int) -> tuple[jax.Array, Mask | None]:
+    """Folds the rows of one input into the length of its queries, so that they share keys that are held once.
+
+    Args:
+      query: [B·R, T, H, K]; row b·R + r belongs to input b.
+      mask: keys [B, S]; queries, if any, [B·R, T].
+      num_inputs: B, rows of the keys.
+
+    Returns:
+      The query as [B, R·T, H, K], and the mask that fits it.
+    """
+    folded = query.reshape(num_inputs, -1, *query.shape[2:])
+    if mask is not None and mask.queries is not None:
+        mask = Mask(keys=mask.keys, queries=mask.queries.reshape(num_inputs, -1))
+    return folded, mask
+
+
 def einsum_attention(
     query: jax.Array,
     key: jax.Array,

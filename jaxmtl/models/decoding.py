@@ -1,54 +1,89 @@
 """Decoding over a key-value cache, in one jitted loop that ends when every row has ended."""
 
+import dataclasses
 import functools
-from typing import Any
+from typing import Any, Protocol
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxmtl.models.logit_rules import Rule
+from jaxmtl.models.sampling import Greedy
+from jaxmtl.models.stepping import Request
 
-@functools.partial(jax.jit, static_argnames=("module", "max_tokens", "num_tokens"))
-def greedy(
+
+class Method(Protocol):
+    """A way of decoding: (what to continue, a random stream for each row) to tokens int32 [B, T]."""
+
+    def __call__(self, request: Request, streams: jax.Array) -> jax.Array:
+        """Returns the generated tokens."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation:
+    """All that decides what is generated, besides the model and its inputs.
+
+    Attributes:
+      max_tokens: most tokens generated per row, T; the end token is one of them.
+      method: `Greedy`, `Sampling` or `BeamSearch`.
+      rules: change the scores of the next token, in this order.
+    """
+
+    max_tokens: int
+    method: Method = Greedy()
+    rules: tuple[Rule, ...] = ()
+
+
+@functools.partial(jax.jit, static_argnames=("module", "how", "num_tokens"))
+def generate(
     module: nn.Module,
     params: Any,
     inputs: jax.Array,
+    input_mask: jax.Array,
+    streams: jax.Array,
     *,
-    max_tokens: int,
+    how: Generation,
     num_tokens: int | None = None,
-    input_mask: jax.Array | None = None,
 ) -> jax.Array:
-    """Takes the likeliest token at every position.
+    """Continues every input.
 
     Args:
-      module: an encoder-decoder with `encode`, `start_cache` and `decode_step`.
+      module: a model with `first_tokens`, `encode`, `start_cache`, `decode_step` and, for rules that read tokens,
+        `prompt_tokens`.
       params: its parameters.
-      inputs: int32 [B, S]; padding is masked unless `input_mask` is given; a row of padding alone ends at once.
-      max_tokens: most tokens generated per row, T.
+      inputs: int32 [B, S].
+      input_mask: bool [B, S], True on real tokens; a row without any ends at once.
+      streams: uint32 [B], number of each row's own stream of random numbers.
+      how: bounds, method and rules.
       num_tokens: number of real tokens; the padding rows of the vocabulary behind them are never taken.
-      input_mask: bool [B, S], True on positions to see.
 
     Returns:
       int32 [B, T]: the generated tokens up to and including the end token, then padding.
     """
-    config = module.config
-    mask = inputs != config.pad_id if input_mask is None else input_mask
-    call = lambda method, *args: module.apply({"params": params}, *args, method=method)
-    cache = call("start_cache", call("encode", inputs, mask), max_tokens)
-    batch = inputs.shape[0]
+    request = Request(
+        module=module,
+        params=params,
+        inputs=inputs,
+        input_mask=input_mask,
+        max_tokens=how.max_tokens,
+        num_tokens=num_tokens,
+        rules=how.rules,
+    )
+    return how.method(request, streams)
 
-    def unfinished(state: tuple) -> jax.Array:
-        position, _, ended, _, _ = state
-        return (position < max_tokens) & ~ended.all()
 
-    def step(state: tuple) -> tuple:
-        position, last, ended, generated, cache = state
-        logits, cache = call("decode_step", last, position, cache, mask)
-        token = jnp.where(ended, config.pad_id, logits[:, :num_tokens].argmax(-1).astype(jnp.int32))
-        generated = jax.lax.dynamic_update_slice(generated, token[:, None], (0, position))
-        return position + 1, token, ended | (token == config.eos_id), generated, cache
-
-    start = jnp.full((batch,), config.decoder_start_id, jnp.int32)
-    empty = jnp.full((batch, max_tokens), config.pad_id, jnp.int32)
-    state = (jnp.zeros((), jnp.int32), start, ~mask.any(axis=1), empty, cache)
-    return jax.lax.while_loop(unfinished, step, state)[3]
+def greedy(
+    module: nn.Module,
+    params: Any,
+    inputs: jax.Array,
+    input_mask: jax.Array,
+    *,
+    max_tokens: int,
+    num_tokens: int | None = None,
+) -> jax.Array:
+    """Takes the likeliest token at every position; arguments and result as in `generate`."""
+    streams = jnp.zeros(inputs.shape[:1], jnp.uint32)
+    how = Generation(max_tokens=max_tokens)
+    return generate(module, params, inputs, input_mask, streams, how=how, num_tokens=num_tokens)

@@ -1,6 +1,7 @@
 """T5: token ids in, float32 logits out; whole sequences for training and scoring, one position at a time for decoding.
 
-Letters in shapes: B batch, S source length, T target length, D embed, H heads, K head width, V vocab.
+Letters in shapes: B inputs, R rows per input (choices, beams), S source length, T target length, D embed, H heads,
+K head width, V vocab. Rows of one input are neighbours: row b·R + r belongs to input b.
 """
 
 from collections.abc import Mapping
@@ -17,33 +18,6 @@ from jaxmtl.models.t5_config import REMAT_POLICIES, T5Config
 from jaxmtl.models.t5_layers import DecoderLayer, EncoderLayer
 
 Cache = dict[str, Any]
-
-
-def shift_right(targets: jax.Array, start_id: int) -> jax.Array:
-    """Builds decoder inputs: the start token, then all targets but the last.
-
-    Args:
-      targets: int32 [B, T].
-      start_id: token id put first.
-
-    Returns:
-      int32 [B, T].
-    """
-    return jnp.pad(targets[:, :-1], ((0, 0), (1, 0)), constant_values=start_id)
-
-
-def shift_right_in_segments(targets: jax.Array, positions: jax.Array, start_id: int) -> jax.Array:
-    """Builds decoder inputs of packed rows: in each segment the start token, then all its targets but the last.
-
-    Args:
-      targets: int32 [B, T].
-      positions: int32 [B, T], counted from 0 in each segment.
-      start_id: token id put first in each segment.
-
-    Returns:
-      int32 [B, T].
-    """
-    return jnp.where(positions == 0, start_id, shift_right(targets, start_id))
 
 
 class T5(nn.Module):
@@ -130,6 +104,15 @@ class T5(nn.Module):
         segments = dict(input_segments=input_segments, target_segments=target_segments)
         return self.decode(decoder_inputs, encoded, mask, **segments, train=train)
 
+    def first_tokens(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> jax.Array:
+        """Returns int32 [B], what precedes the first target of each input: the decoder's start token."""
+        return jnp.full(inputs.shape[:1], self.config.decoder_start_id, jnp.int32)
+
+    def prompt_tokens(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Returns int32 [B, 1] and bool [B, 1], what the decoder has read before the first target: its start token."""
+        tokens = self.first_tokens(inputs, input_mask)[:, None]
+        return tokens, jnp.ones(tokens.shape, bool)
+
     def encode(
         self,
         inputs: jax.Array,
@@ -138,7 +121,7 @@ class T5(nn.Module):
         segments: Segments | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """Encodes int32 [B, S] to [B, S, D]; arguments as in `__call__`."""
+        """Encodes int32 [B, S] to the memory of the decoder, [B, S, D]; arguments as in `__call__`."""
         real = inputs != self.config.pad_id if input_mask is None else input_mask
         mask = mask_between(segments, segments, real)
         positions = jnp.arange(inputs.shape[1])
@@ -151,20 +134,20 @@ class T5(nn.Module):
     def decode(
         self,
         decoder_inputs: jax.Array,
-        encoded: jax.Array,
+        memory: jax.Array,
         input_mask: jax.Array | None,
         *,
         input_segments: Segments | None = None,
         target_segments: Segments | None = None,
         train: bool = False,
     ) -> jax.Array:
-        """Scores int32 [B, T] given `encoded` [B, S, D]; arguments and result as in `__call__`."""
+        """Scores int32 [B·R, T] given `memory` [B, S, D]; arguments and result as in `__call__`."""
         positions = jnp.arange(decoder_inputs.shape[1])
         bias = self.decoder_bias(positions, positions) + causal_bias(positions, positions)
         self_mask = mask_between(target_segments, target_segments, None)
         cross_mask = mask_between(target_segments, input_segments, input_mask)
         x = self.drop(self.token_embedding(decoder_inputs), train=train)
-        x, _ = self.decoder(x, train, encoded, bias, self_mask, cross_mask)
+        x, _ = self.decoder(x, train, memory, bias, self_mask, cross_mask)
         return self.logits(self.drop(self.decoder_norm(x), train=train))
 
     def logits(self, x: jax.Array) -> jax.Array:
@@ -173,21 +156,23 @@ class T5(nn.Module):
         logits = head(x * self.config.head_scale).astype(jnp.float32)
         return with_logical_constraint(logits, ("batch", "length", "vocab"))
 
-    def start_cache(self, encoded: jax.Array, max_length: int) -> Cache:
+    def start_cache(self, memory: jax.Array, max_length: int, rows_per_input: int = 1) -> Cache:
         """Prepares decoding: projects cross-attention keys and values once and makes room for the decoder's own.
 
         Args:
-          encoded: [B, S, D], the encoder's states.
+          memory: [B, S, D], what `encode` gave.
           max_length: number of positions T that can be decoded.
+          rows_per_input: R, rows decoded for each input.
 
         Returns:
-          "cross": keys and values [layers, B, S, H, K]; "self": zeros [layers, B, T, H, K].
+          "memory": keys and values [layers, B, S, H, K]; "self": zeros [layers, B·R, T, H, K].
         """
         config = self.config
-        _, cross = self.decoder.cross_cache(None, encoded)
-        shape = (config.num_decoder_layers, encoded.shape[0], max_length, config.num_heads, config.head_dim)
+        _, cross = self.decoder.cross_cache(None, memory)
+        rows = memory.shape[0] * rows_per_input
+        shape = (config.num_decoder_layers, rows, max_length, config.num_heads, config.head_dim)
         zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
-        return {"cross": cross, "self": (zeros, zeros)}
+        return {"memory": cross, "self": (zeros, zeros)}
 
     def decode_step(
         self, tokens: jax.Array, position: jax.Array, cache: Mapping[str, Any], input_mask: jax.Array | None
@@ -195,13 +180,13 @@ class T5(nn.Module):
         """Scores the token that follows `tokens`.
 
         Args:
-          tokens: int32 [B], the decoder's input at `position`.
+          tokens: int32 [B·R], the decoder's input at `position`.
           position: int32 scalar, counted from 0.
           cache: what `start_cache` or the previous step returned.
-          input_mask: bool [B, S] over the encoder's states.
+          input_mask: bool [B, S] over the memory.
 
         Returns:
-          float32 [B, V], logits, and the cache for the next step.
+          float32 [B·R, V], logits, and the cache for the next step.
         """
         max_length = cache["self"][0].shape[2]
         positions = jnp.arange(max_length)
@@ -209,5 +194,5 @@ class T5(nn.Module):
         x = self.token_embedding(tokens[:, None])
         carry = (x, cache["self"], jnp.zeros((), jnp.int32))
         mask = None if input_mask is None else Mask(keys=input_mask)
-        (x, self_cache, _), _ = self.decoder.step(carry, cache["cross"], position, bias, mask)
+        (x, self_cache, _), _ = self.decoder.step(carry, cache["memory"], position, bias, mask)
         return self.logits(self.decoder_norm(x))[:, 0], {**cache, "self": self_cache}

@@ -1,6 +1,7 @@
 """T5's blocks: self- and cross-attention, feed-forward, one encoder layer, one decoder layer.
 
-Letters in shapes: B batch, S source length, T target length, D embed, H heads, K head width, F mlp width.
+Letters in shapes: B inputs, R rows per input, S source length, T target length, D embed, H heads, K head width, F mlp
+width.
 Attention scores are not scaled by the root of K (the factor is part of the initialisation), and no layer has a bias.
 """
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
-from jaxmtl.models.attention import einsum_attention
+from jaxmtl.models.attention import einsum_attention, share_keys
 from jaxmtl.models.layers import Dense, Dropout, RMSNorm, normal
 from jaxmtl.models.masks import Mask
 from jaxmtl.models.t5_config import ACTIVATIONS, T5Config
@@ -44,22 +45,24 @@ class MultiHeadAttention(nn.Module):
     def __call__(
         self, x: jax.Array, memory: jax.Array, bias: jax.Array | None, mask: Mask | None, *, train: bool
     ) -> jax.Array:
-        """Lets `x` [B, T, D] look at `memory` [B, S, D]; returns [B, T, D]."""
+        """Lets `x` [B·R, T, D] look at `memory` [B, S, D]; returns [B·R, T, D]."""
         key, value = self.keys_and_values(memory)
         keep = None
         if train and self.config.dropout_rate:
             keep_rate = 1.0 - self.config.dropout_rate
             shape = (key.shape[0], key.shape[2], key.shape[1])
             keep = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape) / keep_rate
-        mixed = self.config.attention(self.heads(self.query(x)), key, value, bias, mask, keep)
-        return self.out(mixed.reshape(*mixed.shape[:-2], -1))
+        query, mask = share_keys(self.heads(self.query(x)), mask, key.shape[0])
+        mixed = self.config.attention(query, key, value, bias, mask, keep)
+        return self.out(mixed.reshape(*x.shape[:-1], -1))
 
     def look_up(
         self, x: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None, mask: Mask | None
     ) -> jax.Array:
-        """Lets one position `x` [B, 1, D] look at keys and values [B, S, H, K] that are already projected."""
-        mixed = einsum_attention(self.heads(self.query(x)), key, value, bias, mask)
-        return self.out(mixed.reshape(*mixed.shape[:-2], -1))
+        """Lets one position `x` [B·R, 1, D] look at keys and values [B, S, H, K] that are already projected."""
+        query, mask = share_keys(self.heads(self.query(x)), mask, key.shape[0])
+        mixed = einsum_attention(query, key, value, bias, mask)
+        return self.out(mixed.reshape(*x.shape[:-1], -1))
 
 
 class FeedForward(nn.Module):
@@ -129,32 +132,32 @@ class DecoderLayer(nn.Module):
         self,
         x: jax.Array,
         train: bool,
-        encoded: jax.Array,
+        memory: jax.Array,
         bias: jax.Array,
         self_mask: Mask | None,
         cross_mask: Mask | None,
     ) -> tuple[jax.Array, None]:
-        """Maps [B, T, D] with `encoded` [B, S, D] to ([B, T, D], None), the form that `nn.scan` wants."""
+        """Maps [B·R, T, D] with `memory` [B, S, D] to ([B·R, T, D], None), the form that `nn.scan` wants."""
         normed = self.self_attention_norm(x)
         x = x + self.drop(self.self_attention(normed, normed, bias, self_mask, train=train), train=train)
         normed = self.cross_attention_norm(x)
-        x = x + self.drop(self.cross_attention(normed, encoded, None, cross_mask, train=train), train=train)
+        x = x + self.drop(self.cross_attention(normed, memory, None, cross_mask, train=train), train=train)
         x = x + self.drop(self.mlp(self.mlp_norm(x), train=train), train=train)
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
-    def cross_cache(self, _: None, encoded: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        """Projects `encoded` [B, S, D] once to this layer's cross-attention keys and values [B, S, H, K]."""
-        return None, self.cross_attention.keys_and_values(encoded)
+    def cross_cache(self, _: None, memory: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
+        """Projects `memory` [B, S, D] once to this layer's cross-attention keys and values [B, S, H, K]."""
+        return None, self.cross_attention.keys_and_values(memory)
 
     def step(self, carry: tuple, cross: tuple, position: jax.Array, bias: jax.Array, mask: Mask | None) -> tuple:
         """Decodes one position.
 
         Args:
-          carry: (x [B, 1, D], self-attention cache: keys and values [layers, B, T, H, K], index of this layer).
+          carry: (x [B·R, 1, D], self-attention cache: keys and values [layers, B·R, T, H, K], index of this layer).
           cross: this layer's cross-attention keys and values [B, S, H, K].
           position: int32 scalar, the position that is decoded.
           bias: float32 [H, 1, T], with later positions masked.
-          mask: which of `encoded` to see.
+          mask: which of the memory to see.
 
         Returns:
           The carry for the next layer, and None.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmtl.models.masks import segments_of
-from jaxmtl.models.t5 import shift_right, shift_right_in_segments
+from jaxmtl.models.shifting import shift_right, shift_right_in_segments
 from jaxmtl.types import InputError
 
 
@@ -186,7 +186,7 @@ def cross_entropy(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncoderDecoderLoss:
-    """The objective of an encoder-decoder: predict each target token from the inputs and the targets before it.
+    """The objective of text-to-text models: predict each target token from the inputs and the targets before it.
 
     Attributes:
       z_loss: see `cross_entropy`.
@@ -202,8 +202,8 @@ class EncoderDecoderLoss:
         """Scores a batch.
 
         Args:
-          module: has `config.decoder_start_id` and gives logits from `inputs` and `decoder_inputs`, and of packed rows
-            from `input_segments` and `target_segments` besides.
+          module: has `first_tokens` and gives logits from `inputs` and `decoder_inputs`, and of packed rows from
+            `input_segments` and `target_segments` besides.
           params: its parameter tree.
           batch: `inputs` int32 [B, S], `targets` int32 [B, T], `loss_mask` float32 [B, T]; in packed batches also the
             segments and positions of both sides, int32 [B, S] and [B, T].
@@ -215,22 +215,23 @@ class EncoderDecoderLoss:
         Raises:
           InputError: if the batch has some of the fields of packed rows, but not all.
         """
+        first: Any = module.apply({"params": params}, batch["inputs"], method="first_tokens")
         logits: Any = module.apply(
             {"params": params},
             inputs=batch["inputs"],
-            **_decoder_inputs(batch, module.config.decoder_start_id),
+            **_decoder_inputs(batch, first),
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
         return cross_entropy(logits, batch["targets"], batch["loss_mask"], z_loss=self.z_loss, smoothing=self.smoothing)
 
 
-def _decoder_inputs(batch: Mapping[str, jax.Array], start_id: int) -> dict[str, Any]:
+def _decoder_inputs(batch: Mapping[str, jax.Array], first_tokens: jax.Array) -> dict[str, Any]:
     """Builds what a model is given besides the inputs: of packed rows also the segments."""
     inputs, targets = segments_of(batch, "input"), segments_of(batch, "target")
     if targets is None and inputs is None:
-        return {"decoder_inputs": shift_right(batch["targets"], start_id)}
+        return {"decoder_inputs": shift_right(batch["targets"], first_tokens)}
     if targets is None or inputs is None:
         raise InputError("a batch has segments of its inputs or of its targets alone; a packed batch has both")
-    decoder_inputs = shift_right_in_segments(batch["targets"], targets.positions, start_id)
+    decoder_inputs = shift_right_in_segments(batch["targets"], targets.positions, first_tokens)
     return {"decoder_inputs": decoder_inputs, "input_segments": inputs, "target_segments": targets}

@@ -7,6 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxmtl.evals import generation, requests
+from jaxmtl.evals.decoding import Decoding
+from jaxmtl.models.decoding import greedy
 from jaxmtl.partitioning import make_mesh, shardings_for
 from jaxmtl.types import InputError, UnknownNameError
 from jaxmtl.weights.pretrained import abstract_params
@@ -55,10 +57,30 @@ def test_padding_rows_are_never_generated_even_where_the_model_prefers_them(pret
     params = {**pretrained.params, "lm_head": {"kernel": head}}
     ids = [pretrained.tokenizer.encode(text) for text in INPUTS]
     spoilt = dataclasses.replace(pretrained, params=params)
-    free = generation.METHODS["greedy"](spoilt.module, params, requests.pad(ids, 4, 0), max_tokens=MAX_TOKENS)
+    padded = requests.pad(ids, 4, 0)
+    free = greedy(spoilt.module, params, padded, padded != 0, max_tokens=MAX_TOKENS)
     assert np.asarray(free).max() >= limit
     result = generation.generate_ids(spoilt, ids, max_tokens=MAX_TOKENS)
     assert all(row.max(initial=0) < limit for row in result)
+
+
+@pytest.mark.parametrize(
+    "decoding",
+    [Decoding(method="beam", num_beams=3, no_repeat_ngram=2), Decoding(method="sample", seed=4, top_k=30)],
+    ids=lambda decoding: decoding.method,
+)
+def test_ids_of_every_method_are_the_same_one_by_one_and_together(pretrained, decoding):
+    ids = [[7, 5, 1], [9, 9, 9, 1], [30, 1, 12], [8, 44, 21, 1]]
+    options = dict(max_tokens=MAX_TOKENS, decoding=decoding, streams=[3, 1, 4, 9])
+    together = [row.tolist() for row in generation.generate_ids(pretrained, ids, **options)]
+    assert together == [row.tolist() for row in generation.generate_ids(pretrained, ids, batch_size=1, **options)]
+    assert len({tuple(row) for row in together}) > 1
+
+
+def test_a_drawn_text_belongs_to_its_stream(pretrained):
+    options = dict(max_tokens=MAX_TOKENS, decoding=Decoding(method="sample", temperature=2.0))
+    drawn = generation.generate_ids(pretrained, [[7, 5, 1]] * 4, streams=[0, 1, 1, 2], **options)
+    assert drawn[1].tolist() == drawn[2].tolist() and len({tuple(row.tolist()) for row in drawn}) > 1
 
 
 def test_progress_counts_every_input_once(pretrained):
@@ -74,6 +96,10 @@ def test_no_input_gives_no_text(pretrained):
 def test_wrong_options_are_named(pretrained):
     with pytest.raises(UnknownNameError, match="unknown decoding method 'greedi'; closest: greedy"):
         generation.generate(pretrained, ["a"], max_tokens=4, method="greedi")
+    with pytest.raises(UnknownNameError, match="unknown option of decoding 'beams'; closest: num_beams"):
+        generation.generate(pretrained, ["a"], max_tokens=4, beams=4)
+    with pytest.raises(InputError, match="forced token 0 holds token id"):
+        generation.generate(pretrained, ["a"], max_tokens=4, forced_first_id=pretrained.tokenizer.vocab_size)
     with pytest.raises(InputError, match="max_tokens is 0"):
         generation.generate(pretrained, ["a"], max_tokens=0)
     with pytest.raises(InputError, match="no tokenizer"):

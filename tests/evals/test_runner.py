@@ -9,6 +9,7 @@ import pytest
 from rouge_score import rouge_scorer
 
 from jaxmtl.evals import files, generation, predictions, runner, scoring
+from jaxmtl.evals.decoding import Decoding
 from jaxmtl.evals.summary import Labels
 from jaxmtl.types import InputError, UnknownNameError
 
@@ -92,6 +93,7 @@ def test_records_hold_one_line_for_each_task_and_metric(folder, pretrained, stor
     assert len(records) == 9
     assert {(r.run, r.split, r.seed, r.step, r.config_hash) for r in records} == {("toy", "test", 3, 20, "c")}
     assert all(r.n == COUNTS[r.task] for r in records)
+    assert {r.decoding for r in records} == {"greedy max_tokens=5"}
 
 
 def test_a_restart_computes_nothing_again_and_gives_the_same(folder, pretrained, store, calls):
@@ -102,11 +104,12 @@ def test_a_restart_computes_nothing_again_and_gives_the_same(folder, pretrained,
     assert list(scores) == list(COUNTS)
 
 
-@pytest.mark.parametrize("change", ["weights", "max_tokens", "max_examples", "metrics", "split file"])
+@pytest.mark.parametrize("change", ["weights", "max_tokens", "decoding", "max_examples", "metrics", "split file"])
 def test_anything_that_changes_predictions_computes_them_again(pretrained, store, calls, tmp_path, change):
     evaluate(pretrained, store, tmp_path)
     options = {
         "max_tokens": dict(max_tokens=6),
+        "decoding": dict(decoding=Decoding(min_tokens=2)),
         "max_examples": dict(max_examples=1),
         "metrics": dict(metrics=["rouge_l"]),
     }

@@ -9,7 +9,8 @@ from packing_toy import examples, packed_batch, plain_batch
 
 from jaxmtl.models import attention
 from jaxmtl.models.masks import Segments
-from jaxmtl.models.t5 import T5, shift_right, shift_right_in_segments
+from jaxmtl.models.shifting import shift_right, shift_right_in_segments
+from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import T5Config
 from jaxmtl.training.objectives import EncoderDecoderLoss, sum_segments
 from jaxmtl.types import InputError

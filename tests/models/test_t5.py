@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from jaxmtl.models.decoding import greedy
 from jaxmtl.models.layers import project, relative_buckets
-from jaxmtl.models.t5 import T5, shift_right
+from jaxmtl.models.shifting import shift_right
+from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import SIZES, T5Config, named_config
 from jaxmtl.types import InputError
 from jaxmtl.weights import t5_map
@@ -62,7 +63,7 @@ def test_logits_are_those_that_torch_gave(name):
 @pytest.mark.parametrize("name", STYLES)
 def test_greedy_tokens_are_those_that_torch_gave(name):
     module, params, arrays = golden(name)
-    tokens = greedy(module, params, jnp.asarray(arrays["inputs"]), max_tokens=12)
+    tokens = greedy(module, params, arrays["inputs"], arrays["inputs"] != 0, max_tokens=12)
     np.testing.assert_array_equal(np.asarray(tokens)[:, : arrays["greedy"].shape[1]], arrays["greedy"])
 
 
@@ -139,22 +140,40 @@ def test_decoding_step_by_step_gives_the_logits_of_the_whole_sequence(tiny):
     np.testing.assert_allclose(stepped, whole, atol=2e-5)
 
 
+def test_rows_that_share_an_input_get_what_they_get_with_an_input_each(tiny):
+    module, params = tiny
+    rng = np.random.default_rng(4)
+    inputs, rows = jnp.asarray(rng.integers(1, 48, (2, 7))).at[0, 4:].set(0), jnp.asarray(rng.integers(1, 48, (6, 5)))
+    mask = inputs != 0
+
+    def shared(model):
+        memory = model.encode(inputs, mask)
+        cache, stepped = model.start_cache(memory, 5, rows_per_input=3), []
+        for position in range(5):
+            logits, cache = model.decode_step(rows[:, position], jnp.int32(position), cache, mask)
+            stepped.append(logits)
+        return model.decode(rows, memory, mask), jnp.stack(stepped, 1)
+
+    alone = apply(module, params, jnp.repeat(inputs, 3, axis=0), rows)
+    for logits in jax.jit(nn.apply(shared, module))({"params": params}):
+        np.testing.assert_allclose(logits, alone, atol=2e-5)
+
+
 def test_greedy_takes_the_first_of_equals_and_never_a_padding_row(tiny):
     module, params = tiny
+    seen = jnp.ones((2, 3), jnp.int32), jnp.ones((2, 3), bool)
     loud = jax.tree.map(jnp.zeros_like, params) | {"lm_head": {"kernel": jnp.zeros((12, 48))}}
-    tokens = greedy(module, loud, jnp.ones((2, 3), jnp.int32), max_tokens=4)
+    tokens = greedy(module, loud, *seen, max_tokens=4)
     assert tokens.tolist() == [[0] * 4] * 2  # all logits equal: the first id, which is padding, not the end
     head = params["lm_head"]["kernel"].at[:, 40:].multiply(1000.0)
-    tokens = greedy(
-        module, params | {"lm_head": {"kernel": head}}, jnp.ones((2, 3), jnp.int32), max_tokens=6, num_tokens=40
-    )
+    tokens = greedy(module, params | {"lm_head": {"kernel": head}}, *seen, max_tokens=6, num_tokens=40)
     assert int(tokens.max()) < 40
 
 
 def test_an_empty_row_ends_at_once(tiny):
     module, params = tiny
     inputs = jnp.array([[5, 6, 7], [0, 0, 0]])
-    tokens = greedy(module, params, inputs, max_tokens=5)
+    tokens = greedy(module, params, inputs, inputs != 0, max_tokens=5)
     assert tokens[1].tolist() == [0] * 5
     assert int(tokens[0, 0]) != 0
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from training_toy import TASKS, Tiny, make_batch
 
-from jaxmtl.models.t5 import shift_right
+from jaxmtl.models.shifting import shift_right
 from jaxmtl.partitioning import make_mesh, replicated
 from jaxmtl.training.validation import ValidationLoss
 from jaxmtl.types import InputError

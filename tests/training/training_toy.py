@@ -30,6 +30,9 @@ class Tiny(nn.Module):
 
     config: TinyConfig = TinyConfig()
 
+    def first_tokens(self, inputs, input_mask=None):
+        return jnp.full(inputs.shape[:1], self.config.decoder_start_id, jnp.int32)
+
     @nn.compact
     def __call__(self, inputs, decoder_inputs, *, train=False):
         named = lambda *axes: nn.with_logical_partitioning(nn.initializers.normal(0.3), axes)
