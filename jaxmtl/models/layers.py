@@ -1,4 +1,4 @@
-"""Layers that all families share: dense, embedding, RMS norm, relative position bias, dropout shared along length.
+"""Layers that all families share: dense, embedding, norms, relative position bias, dropout shared along length.
 
 Letters in shapes: B batch, T query length, S key length, D embed, H heads, K head width, F mlp width, V vocab.
 """
@@ -38,25 +38,31 @@ def normal(stddev: float) -> Initializer:
 
 
 class Dense(nn.Module):
-    """A linear layer without bias, `y = x W`.
+    """A linear layer, `y = x W` or `y = x W + b`.
 
     Attributes:
       features: output width.
       axes: logical names of the kernel's input and output axis.
       init: kernel initializer.
       dtype: dtype of the product; the kernel itself is kept in float32.
+      bias_init: initializer of the bias; None for a layer without bias.
     """
 
     features: int
     axes: tuple[str, str]
     init: Initializer
     dtype: jnp.dtype = jnp.float32
+    bias_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., in] to [..., features]."""
         kernel = parameter(self, "kernel", self.init, self.axes, (x.shape[-1], self.features))
-        return project(x.astype(self.dtype), kernel.astype(self.dtype))
+        y = project(x.astype(self.dtype), kernel.astype(self.dtype))
+        if self.bias_init is None:
+            return y
+        bias = parameter(self, "bias", self.bias_init, self.axes[1:], (self.features,))
+        return y + bias.astype(self.dtype)
 
 
 @jax.custom_vjp
@@ -139,6 +145,28 @@ class RMSNorm(nn.Module):
         x = x.astype(jnp.float32)
         mean_square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
         return (x * jax.lax.rsqrt(mean_square + self.epsilon) * scale).astype(self.dtype)
+
+
+class LayerNorm(nn.Module):
+    """Subtracts the mean and divides by the standard deviation, in float32, then scales and shifts.
+
+    Attributes:
+      epsilon: added to the variance.
+      dtype: dtype of what is returned.
+    """
+
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises the last axis of [..., D]."""
+        scale = parameter(self, "scale", nn.initializers.ones, ("embed",), (x.shape[-1],))
+        bias = parameter(self, "bias", nn.initializers.zeros, ("embed",), (x.shape[-1],))
+        x = x.astype(jnp.float32)
+        centred = x - jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+        return (centred * jax.lax.rsqrt(variance + self.epsilon) * scale + bias).astype(self.dtype)
 
 
 class Dropout(nn.Module):

@@ -14,7 +14,8 @@ from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.layers import Dense, Dropout, Embed, RelativeBias, RMSNorm, normal
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
-from jaxmtl.models.t5_config import REMAT_POLICIES, T5Config
+from jaxmtl.models.stack import stack_layers
+from jaxmtl.models.t5_config import T5Config
 from jaxmtl.models.t5_layers import DecoderLayer, EncoderLayer
 
 Cache = dict[str, Any]
@@ -35,8 +36,10 @@ class T5(nn.Module):
         self.token_embedding = Embed(config.vocab_size, config.embed_dim, normal(1.0), dtype)
         self.encoder_bias = self._relative_bias(bidirectional=True)
         self.decoder_bias = self._relative_bias(bidirectional=False)
-        self.encoder = self._layers(EncoderLayer, config.num_encoder_layers)
-        self.decoder = self._layers(DecoderLayer, config.num_decoder_layers)
+        self.encoder = stack_layers(EncoderLayer, config, config.num_encoder_layers)
+        step_axes = (0, nn.broadcast, nn.broadcast, nn.broadcast)
+        methods = {"cross_cache": nn.broadcast, "step": step_axes}
+        self.decoder = stack_layers(DecoderLayer, config, config.num_decoder_layers, methods)
         self.encoder_norm = RMSNorm(config.norm_epsilon, dtype)
         self.decoder_norm = RMSNorm(config.norm_epsilon, dtype)
         self.drop = Dropout(config.dropout_rate)
@@ -48,26 +51,6 @@ class T5(nn.Module):
         init = normal(config.embed_dim**-0.5)
         buckets, distance = config.relative_buckets, config.relative_max_distance
         return RelativeBias(config.num_heads, buckets, distance, bidirectional, init)
-
-    def _layers(self, layer: type[nn.Module], num_layers: int) -> nn.Module:
-        """Stacks `num_layers` copies of a layer under one scan, so that compile time does not grow with depth."""
-        config = self.config
-        if config.remat != "none":
-            layer = nn.remat(layer, policy=REMAT_POLICIES[config.remat], prevent_cse=False, static_argnums=(2,))
-        scan: dict[str, Any] = dict(
-            variable_axes={"params": 0},
-            variable_broadcast=False,
-            split_rngs={"params": True, "dropout": True},
-            length=num_layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )
-        unroll = config.scan_unroll or num_layers
-        methods: Any = {"__call__": scan | dict(in_axes=nn.broadcast, unroll=unroll)}
-        if issubclass(layer, DecoderLayer):
-            methods["cross_cache"] = scan | dict(in_axes=nn.broadcast)
-            in_axes = (0, nn.broadcast, nn.broadcast, nn.broadcast)
-            methods["step"] = scan | dict(in_axes=in_axes, unroll=unroll)
-        return nn.scan(layer, methods=methods)(config)
 
     def __call__(
         self,

@@ -7,21 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
-import jax
 
 from jaxmtl.models.attention import Attention, attend
-from jaxmtl.models.row_attention import SAVED_NAME
-from jaxmtl.types import InputError, unknown_name
-
-_POLICIES = jax.checkpoint_policies
-REMAT_POLICIES = {
-    "none": None,
-    "full": _POLICIES.nothing_saveable,
-    "products": _POLICIES.save_from_both_policies(
-        _POLICIES.checkpoint_dots_with_no_batch_dims, _POLICIES.save_only_these_names(SAVED_NAME)
-    ),
-}
-"""What the backward pass finds in memory: everything, each layer's input only, or what products and attention gave."""
+from jaxmtl.models.config_checks import Rule, check_computation, check_rules, integer_rules
+from jaxmtl.types import unknown_name
 
 ACTIVATIONS = {"linear": lambda x: x, "relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=True)}
 MLP_KINDS = (("relu",), ("gelu", "linear"))
@@ -57,7 +46,7 @@ class T5Config:
       eos_id: token id that ends a text.
       decoder_start_id: token id that the decoder starts from.
       dtype: dtype of activations, "float32" or "bfloat16"; parameters are float32.
-      remat: which activations are recomputed in the backward pass: a name in `REMAT_POLICIES`.
+      remat: which activations are recomputed in the backward pass: a name in `remat.REMAT_POLICIES`.
       scan_unroll: layers per step of the layer scan; 0 unrolls all, which compiles slower.
       attention: how attention is computed, see `attention.py`.
     """
@@ -92,23 +81,12 @@ class T5Config:
         """
         if isinstance(self.mlp_activations, list):  # as JSON and gin files may have it
             object.__setattr__(self, "mlp_activations", tuple(self.mlp_activations))
-        if self.dtype not in ("float32", "bfloat16"):
-            raise InputError(
-                f"dtype {self.dtype!r} is not possible for T5: its feed-forward activations overflow float16;"
-                " use 'bfloat16' or 'float32'"
-            )
-        if self.remat not in REMAT_POLICIES:
-            raise unknown_name("remat policy", self.remat, REMAT_POLICIES)
-        for name, is_kept, expected in _rules(self):
-            if not is_kept:
-                raise InputError(f"T5: {name} is {getattr(self, name)!r}; expected {expected}")
+        check_computation(self, "T5", "its feed-forward activations overflow float16")
+        check_rules(self, "T5", _rules(self))
 
 
-def _rules(config: T5Config) -> Iterator[tuple[str, bool, str]]:
-    """Yields field, whether its value is right, and what is right; later rules rely on earlier ones."""
-    for name, least in _LEAST.items():
-        value = getattr(config, name)
-        yield name, type(value) is int and value >= least, f"an integer, at least {least}"
+def _rules(config: T5Config) -> Iterator[Rule]:
+    yield from integer_rules(config, _LEAST)
     for name in ("dropout_rate", "norm_epsilon", "head_scale"):
         yield name, type(getattr(config, name)) in (int, float), "a number"
     yield "dropout_rate", 0 <= config.dropout_rate < 1, "at least 0 and below 1"

@@ -1,0 +1,15 @@
+"""Rematerialisation: which activations the backward pass finds in memory, by name."""
+
+import jax
+
+from jaxmtl.models.row_attention import SAVED_NAME
+
+_POLICIES = jax.checkpoint_policies
+REMAT_POLICIES = {
+    "none": None,
+    "full": _POLICIES.nothing_saveable,
+    "products": _POLICIES.save_from_both_policies(
+        _POLICIES.checkpoint_dots_with_no_batch_dims, _POLICIES.save_only_these_names(SAVED_NAME)
+    ),
+}
+"""What the backward pass finds in memory: everything, each layer's input only, or what products and attention gave."""

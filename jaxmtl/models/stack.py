@@ -1,0 +1,39 @@
+"""Stacks equal layers under one scan, so that compile time does not grow with depth."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from jaxmtl.models.remat import REMAT_POLICIES
+
+
+def stack_layers(
+    layer: type[nn.Module], config: Any, num_layers: int, further_methods: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """Stacks copies of a layer; their parameters lie along axis 0, named "layers".
+
+    Args:
+      layer: a module with the one attribute `config`, whose `__call__(carry, train, ...)` returns the new carry and one
+        output per layer (or None); what it takes besides the carry is the same for all layers.
+      config: has `remat` and `scan_unroll`.
+      num_layers: number of copies.
+      further_methods: `nn.scan`'s `in_axes` of other methods to call over all layers, by name; these are not
+        rematerialised.
+
+    Returns:
+      The stack.
+    """
+    if config.remat != "none":
+        layer = nn.remat(layer, policy=REMAT_POLICIES[config.remat], prevent_cse=False, static_argnums=(2,))
+    scan: dict[str, Any] = dict(
+        variable_axes={"params": 0},
+        variable_broadcast=False,
+        split_rngs={"params": True, "dropout": True},
+        length=num_layers,
+        unroll=config.scan_unroll or num_layers,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
+    in_axes = {"__call__": nn.broadcast, **(further_methods or {})}
+    methods: Any = {name: scan | dict(in_axes=axes) for name, axes in in_axes.items()}
+    return nn.scan(layer, methods=methods)(config)
