@@ -29,6 +29,8 @@ RULES: Rules = (
     ("layers", None),
     ("length", None),
     ("relative_buckets", None),
+    ("positions", None),
+    ("token_embed", None),
 )
 
 

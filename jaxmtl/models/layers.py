@@ -105,17 +105,19 @@ class Embed(nn.Module):
       features: width D.
       init: table initializer.
       dtype: dtype of what is returned.
+      axes: logical names of the table's axes; others for a table of positions.
     """
 
     vocab_size: int
     features: int
     init: Initializer
     dtype: jnp.dtype = jnp.float32
+    axes: tuple[str, str] = ("vocab", "embed")
 
     def setup(self) -> None:
         """Creates the table [V, D]."""
         shape = (self.vocab_size, self.features)
-        self.embedding = parameter(self, "embedding", self.init, ("vocab", "embed"), shape)
+        self.embedding = parameter(self, "embedding", self.init, self.axes, shape)
 
     def __call__(self, tokens: jax.Array) -> jax.Array:
         """Maps int32 [B, T] to [B, T, D]."""

@@ -1,0 +1,181 @@
+"""The blocks of decoder-only models: causal self-attention and feed-forward, normalised before or behind.
+
+Letters in shapes: B prompts, R rows per prompt, S prompt length, T target length, L either, D embed, H heads, K head
+width, F mlp width. Scores are scaled by the root of K, which the query is divided by.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.spmd import with_logical_constraint
+
+from jaxmtl.models.gpt_config import ACTIVATIONS, GPTConfig
+from jaxmtl.models.layers import Dense, Dropout, LayerNorm, normal
+from jaxmtl.models.masks import Mask
+from jaxmtl.models.prompt_attention import KeysAndValues, attend_to_prompt
+
+
+class Seen(NamedTuple):
+    """What the queries of a pass may see, the same in all layers.
+
+    Attributes:
+      bias: float32 [T, own keys], hides later positions.
+      mask: over all keys, those of the prompt first; None if all are seen. Not used where a prompt has many rows.
+      prompt: bool [B, S], True on keys of the prompt to see, where a prompt has many rows; None otherwise.
+    """
+
+    bias: jax.Array
+    mask: Mask | None = None
+    prompt: jax.Array | None = None
+
+
+def _dense(config: GPTConfig, features: int, axes: tuple[str, str], *, to_residual: bool = False) -> Dense:
+    stddev = config.init_stddev * ((2 * config.num_layers) ** -0.5 if to_residual else 1)
+    return Dense(features, axes, normal(stddev), jnp.dtype(config.dtype), nn.initializers.zeros)
+
+
+class SelfAttention(nn.Module):
+    """Projects to heads, attends, projects back.
+
+    Attributes:
+      config: the model's config.
+    """
+
+    config: GPTConfig
+
+    def setup(self) -> None:
+        """Creates the four projections."""
+        config, width = self.config, self.config.embed_dim
+        self.query = _dense(config, width, ("embed", "heads"))
+        self.key = _dense(config, width, ("embed", "heads"))
+        self.value = _dense(config, width, ("embed", "heads"))
+        self.out = _dense(config, width, ("heads", "embed"), to_residual=True)
+
+    def _heads(self, x: jax.Array) -> jax.Array:
+        return x.reshape(*x.shape[:-1], self.config.num_heads, self.config.head_dim)
+
+    def queries(self, x: jax.Array) -> jax.Array:
+        """Projects [B, L, D] to scaled queries [B, L, H, K]."""
+        return self._heads(self.query(x)) * self.config.head_dim**-0.5
+
+    def keys_and_values(self, x: jax.Array) -> KeysAndValues:
+        """Projects [B, L, D] to keys and values [B, L, H, K]."""
+        return self._heads(self.key(x)), self._heads(self.value(x))
+
+    def __call__(
+        self, x: jax.Array, prompt: KeysAndValues | None, seen: Seen, *, train: bool
+    ) -> tuple[jax.Array, KeysAndValues]:
+        """Lets `x` [B·R, L, D] look at the prompt's keys and values [B, S, H, K], if any, and at itself.
+
+        Returns:
+          [B·R, L, D], and keys and values of `x`.
+        """
+        query, own = self.queries(x), self.keys_and_values(x)
+        if seen.prompt is not None and prompt is not None:
+            return self._out(attend_to_prompt(query, prompt, own, seen.prompt, seen.bias)), own
+        both, bias = own, seen.bias
+        if prompt is not None:
+            both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), prompt, own)
+            bias = jnp.pad(bias, ((0, 0), (prompt[0].shape[1], 0)))
+        keep = self._keep(both[0]) if train else None
+        return self._out(self.config.attention(query, *both, bias[None], seen.mask, keep)), own
+
+    def look_up(
+        self, x: jax.Array, prompt: KeysAndValues, own: KeysAndValues, prompt_seen: jax.Array, own_bias: jax.Array
+    ) -> jax.Array:
+        """Lets one position `x` [B·R, 1, D] look at keys and values that are already projected."""
+        return self._out(attend_to_prompt(self.queries(x), prompt, own, prompt_seen, own_bias))
+
+    def _out(self, mixed: jax.Array) -> jax.Array:
+        return self.out(mixed.reshape(*mixed.shape[:-2], -1))
+
+    def _keep(self, key: jax.Array) -> jax.Array | None:
+        """Draws which keys are kept, [B, H, L], scaled: one draw for all queries."""
+        config = self.config
+        rate = config.dropout_rate if config.attention_dropout_rate is None else config.attention_dropout_rate
+        if not rate:
+            return None
+        shape = (key.shape[0], key.shape[2], key.shape[1])
+        return jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, shape) / (1.0 - rate)
+
+
+class FeedForward(nn.Module):
+    """The feed-forward sub-layer.
+
+    Attributes:
+      config: the model's config.
+    """
+
+    config: GPTConfig
+
+    def setup(self) -> None:
+        """Creates the two projections."""
+        self.wi = _dense(self.config, self.config.mlp_dim, ("embed", "mlp"))
+        self.wo = _dense(self.config, self.config.embed_dim, ("mlp", "embed"), to_residual=True)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [B, L, D] to [B, L, D]."""
+        hidden = ACTIVATIONS[self.config.activation](self.wi(x))
+        return self.wo(with_logical_constraint(hidden, ("batch", "length", "mlp")))
+
+
+class Block(nn.Module):
+    """One block: self-attention, feed-forward.
+
+    Attributes:
+      config: the model's config.
+    """
+
+    config: GPTConfig
+
+    def setup(self) -> None:
+        """Creates the sub-layers and their norms."""
+        norm = lambda: LayerNorm(self.config.norm_epsilon, jnp.dtype(self.config.dtype))
+        self.attention_norm, self.mlp_norm = norm(), norm()
+        self.attention, self.mlp = SelfAttention(self.config), FeedForward(self.config)
+        self.drop = Dropout(self.config.dropout_rate)
+
+    def _before(self, norm: nn.Module, x: jax.Array) -> jax.Array:
+        return norm(x) if self.config.norm == "pre" else x
+
+    def _behind(self, norm: nn.Module, x: jax.Array) -> jax.Array:
+        return norm(x) if self.config.norm == "post" else x
+
+    def __call__(
+        self, x: jax.Array, train: bool, prompt: KeysAndValues | None, seen: Seen
+    ) -> tuple[jax.Array, KeysAndValues]:
+        """Maps [B·R, L, D] to the same and this block's keys and values of it, the form that `nn.scan` wants."""
+        mixed, own = self.attention(self._before(self.attention_norm, x), prompt, seen, train=train)
+        return self._add(x, self.drop(mixed, train=train), train=train), own
+
+    def _add(self, x: jax.Array, mixed: jax.Array, *, train: bool) -> jax.Array:
+        """Adds what attention gave, and then what the feed-forward sub-layer makes of the sum."""
+        x = self._behind(self.attention_norm, x + mixed)
+        wide = self.mlp(self._before(self.mlp_norm, x))
+        x = self._behind(self.mlp_norm, x + self.drop(wide, train=train))
+        return with_logical_constraint(x, ("batch", "length", "embed"))
+
+    def step(
+        self, carry: tuple, prompt: KeysAndValues, position: jax.Array, prompt_seen: jax.Array, own_bias: jax.Array
+    ) -> tuple:
+        """Decodes one position.
+
+        Args:
+          carry: (x [B·R, 1, D], keys and values [layers, B·R, T, H, K] of what was generated, index of this layer).
+          prompt: this layer's keys and values [B, S, H, K] of the prompt.
+          position: int32 scalar, where the token stands among the generated ones.
+          prompt_seen: bool [B, S], True on keys of the prompt to see.
+          own_bias: float32 [1, T], hides what comes later.
+
+        Returns:
+          The carry for the next layer, and None.
+        """
+        x, cache, layer = carry
+        normed = self._before(self.attention_norm, x)
+        write = lambda old, one: jax.lax.dynamic_update_slice(old, one[None], (layer, 0, position, 0, 0))
+        cache = jax.tree.map(write, cache, self.attention.keys_and_values(normed))
+        own = jax.tree.map(lambda c: jax.lax.dynamic_index_in_dim(c, layer, keepdims=False), cache)
+        x = self._add(x, self.attention.look_up(normed, prompt, own, prompt_seen, own_bias), train=False)
+        return (x, cache, layer + 1), None
