@@ -21,10 +21,10 @@ def not_padding(tokens: jax.Array, pad_id: int) -> jax.Array:
     Returns:
       bool [B, S], True on tokens.
     """
-    other = tokens != pad_id
-    begun = jax.lax.cummax(other, axis=1)
-    goes_on = jax.lax.cummax(other, axis=1, reverse=True)
-    return begun & goes_on
+    others = (tokens != pad_id).astype(jnp.int32)
+    has_begun = jax.lax.cumsum(others, axis=1) > 0
+    goes_on = jax.lax.cumsum(others, axis=1, reverse=True) > 0
+    return has_begun & goes_on
 
 
 def positions_of(real: jax.Array) -> jax.Array:

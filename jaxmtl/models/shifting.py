@@ -27,10 +27,9 @@ def shift_right_in_segments(targets: jax.Array, positions: jax.Array, first_toke
     Args:
       targets: int32 [B, T].
       positions: int32 [B, T], counted from 0 in each segment.
-      first_tokens: int32 [B], token id put before each segment of a row; or one for all rows.
+      first_tokens: int32 [B, T], token id put before the segment of each position; or one for all.
 
     Returns:
       int32 [B, T].
     """
-    first = jnp.broadcast_to(jnp.asarray(first_tokens, targets.dtype), targets.shape[:1])
-    return jnp.where(positions == 0, first[:, None], shift_right(targets, first))
+    return jnp.where(positions == 0, first_tokens, shift_right(targets, 0))

@@ -87,9 +87,17 @@ class T5(nn.Module):
         segments = dict(input_segments=input_segments, target_segments=target_segments)
         return self.decode(decoder_inputs, encoded, mask, **segments, train=train)
 
-    def first_tokens(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> jax.Array:
-        """Returns int32 [B], what precedes the first target of each input: the decoder's start token."""
-        return jnp.full(inputs.shape[:1], self.config.decoder_start_id, jnp.int32)
+    def first_tokens(
+        self,
+        inputs: jax.Array,
+        input_mask: jax.Array | None = None,
+        *,
+        input_segments: Segments | None = None,
+        target_segments: Segments | None = None,
+    ) -> jax.Array:
+        """Returns what precedes the first target: the decoder's start token, int32 [B], or [B, T] of packed rows."""
+        shape = inputs.shape[:1] if target_segments is None else target_segments.ids.shape
+        return jnp.full(shape, self.config.decoder_start_id, jnp.int32)
 
     def prompt_tokens(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Returns int32 [B, 1] and bool [B, 1], what the decoder has read before the first target: its start token."""

@@ -5,6 +5,7 @@ Letters in shapes: B batch, T target length, V vocab, M segments.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -215,23 +216,24 @@ class EncoderDecoderLoss:
         Raises:
           InputError: if the batch has some of the fields of packed rows, but not all.
         """
-        first: Any = module.apply({"params": params}, batch["inputs"], method="first_tokens")
+        first_tokens = functools.partial(module.apply, {"params": params}, batch["inputs"], method="first_tokens")
         logits: Any = module.apply(
             {"params": params},
             inputs=batch["inputs"],
-            **_decoder_inputs(batch, first),
+            **_decoder_inputs(batch, first_tokens),
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
         return cross_entropy(logits, batch["targets"], batch["loss_mask"], z_loss=self.z_loss, smoothing=self.smoothing)
 
 
-def _decoder_inputs(batch: Mapping[str, jax.Array], first_tokens: jax.Array) -> dict[str, Any]:
+def _decoder_inputs(batch: Mapping[str, jax.Array], first_tokens: Callable[..., Any]) -> dict[str, Any]:
     """Builds what a model is given besides the inputs: of packed rows also the segments."""
     inputs, targets = segments_of(batch, "input"), segments_of(batch, "target")
     if targets is None and inputs is None:
-        return {"decoder_inputs": shift_right(batch["targets"], first_tokens)}
+        return {"decoder_inputs": shift_right(batch["targets"], first_tokens())}
     if targets is None or inputs is None:
         raise InputError("a batch has segments of its inputs or of its targets alone; a packed batch has both")
-    decoder_inputs = shift_right_in_segments(batch["targets"], targets.positions, first_tokens)
-    return {"decoder_inputs": decoder_inputs, "input_segments": inputs, "target_segments": targets}
+    segments = {"input_segments": inputs, "target_segments": targets}
+    decoder_inputs = shift_right_in_segments(batch["targets"], targets.positions, first_tokens(**segments))
+    return {"decoder_inputs": decoder_inputs, **segments}
