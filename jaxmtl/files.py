@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import shutil
 from collections.abc import Iterator
 
 import safetensors
@@ -30,6 +31,38 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
+
+
+@contextlib.contextmanager
+def replacing_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a folder to write into; it gets its own name once all is written, and only then an older one is removed.
+
+    Args:
+      path: folder to write or replace; the one that holds it is made if missing.
+
+    Yields:
+      The folder to write into, empty. Whatever goes wrong, nothing is left of it.
+    """
+    partial, old = (path.with_name(f".{path.name}.{what}") for what in ("partial", "old"))
+    try:
+        _remove(partial)
+        partial.mkdir(parents=True)
+        yield partial
+        if path.exists():
+            _remove(old)
+            os.replace(path, old)
+        os.replace(partial, path)
+        _remove(old)
+    finally:
+        with contextlib.suppress(OSError):
+            _remove(partial)
+
+
+def _remove(path: pathlib.Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

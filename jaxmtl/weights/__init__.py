@@ -1,4 +1,4 @@
-"""Weights in and out: Hugging Face folders, key tables per family, run folders."""
+"""Weights in and out: Hugging Face folders, T5X checkpoints, key tables per family, run folders."""
 
 from jaxmtl.weights.pretrained import (
     Pretrained,
@@ -11,6 +11,7 @@ from jaxmtl.weights.pretrained import (
     tokenizer_of,
     write_config,
 )
+from jaxmtl.weights.t5x import save_t5x, unread
 from jaxmtl.weights.vocabulary import check_reads
 
 __all__ = [
@@ -20,8 +21,10 @@ __all__ = [
     "load_pretrained",
     "resize_vocabulary",
     "save_pretrained",
+    "save_t5x",
     "seed_of",
     "step_of",
     "tokenizer_of",
+    "unread",
     "write_config",
 ]

@@ -5,7 +5,7 @@ Our layers are stacked along axis 0; theirs have one name per layer, with `{l}` 
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,22 @@ from jaxmtl.types import InputError
 
 Read = Callable[[str], np.ndarray]
 Place = Callable[[str, np.ndarray], Any]
+
+
+class Tensors(Protocol):
+    """What gives a stored model's tensors by their names."""
+
+    def names(self) -> set[str]:
+        """Returns the names of all tensors."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a tensor's shape without reading it."""
+        ...
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads one tensor."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +79,36 @@ def check_names(table: Table, names: set[str], ignore: set[str], where: str) -> 
             if part
         ]
         raise InputError(f"{where}: tensors do not fit config.json ({'; '.join(listed)}); is it another model?")
+
+
+def embedding_rows(tensors: Tensors, name: str, width: int, ids: Sequence[int], where: str) -> int:
+    """Counts the rows of an embedding, which `config.json` does not say reliably.
+
+    Args:
+      tensors: the model's tensors.
+      name: the embedding's name.
+      width: D.
+      ids: token ids that the config names, each of which needs a row.
+      where: the folder, for messages.
+
+    Returns:
+      V.
+
+    Raises:
+      InputError: if the embedding is missing, of another width, or has no row for one of the ids.
+    """
+    if name not in tensors.names():
+        raise InputError(
+            f"{where}: tensor {name} is missing; config.json says that it is there: is it another model's?"
+        )
+    shape = tuple(tensors.shape(name))
+    if len(shape) != 2 or shape[0] < 1 or shape[1] != width:
+        raise InputError(f"{where}: {name} has shape {shape}, config.json asks for (rows, {width})")
+    if max(ids) >= shape[0]:
+        raise InputError(
+            f"{where}: {name} has {shape[0]} rows, config.json names token id {max(ids)}; is it another's?"
+        )
+    return shape[0]
 
 
 def flat(tree: Any) -> dict[str, Any]:

@@ -18,10 +18,11 @@ from jaxmtl.files import write_whole
 from jaxmtl.partitioning import shardings_for
 from jaxmtl.tokenizers import Tokenizer, load_tokenizer
 from jaxmtl.types import InputError, unknown_name
-from jaxmtl.weights import key_table, run_folder, t5_map
+from jaxmtl.weights import key_table, run_folder, t5_map, t5x_io, t5x_map
 from jaxmtl.weights.json_file import read_object
 from jaxmtl.weights.refusals import reason
 from jaxmtl.weights.safetensors_io import TensorFolder, write_tensors
+from jaxmtl.weights.t5x_layers import UnscannedArrays
 
 FAMILIES: Mapping[str, ModuleType] = {t5_map.MODEL_TYPE: t5_map}
 """Key tables by `model_type`."""
@@ -50,11 +51,12 @@ class Pretrained:
 
 
 def load_pretrained(path: str | os.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None) -> Pretrained:
-    """Loads a model from a Hugging Face folder, a hub id, or a run folder of jaxmtl.
+    """Loads a model from a Hugging Face folder, a hub id, a T5X checkpoint, or a run folder of jaxmtl.
 
     Args:
-      path: a folder with `config.json` and safetensors; a run folder (its best checkpoint, else its latest); or the id
-        of a model on the hub, which is fetched into the hub's own cache.
+      path: a folder with `config.json` and safetensors; a folder with `config.json` beside T5X's `checkpoint_STEP` (the
+        newest is taken) or one of these itself; a run folder (its best checkpoint, else its latest); or the id of a
+        model on the hub, which is fetched into the hub's own cache.
       dtype: dtype of weights and activations, "float32" or "bfloat16".
       mesh: where to put the weights, split by the family's logical axes; on the default device if None.
 
@@ -66,19 +68,20 @@ def load_pretrained(path: str | os.PathLike, *, dtype: str = "float32", mesh: Me
     """
     folder = _find(path)
     is_run = run_folder.is_run(folder)
-    family, config = _config_of_run(folder, dtype) if is_run else _config_of(folder, dtype)
+    stored = None if is_run else _open(folder)
+    family, config = _config_of_run(folder, dtype) if stored is None else _config_of(stored, dtype)
     module = family.MODULE(config)
     boxed = abstract_params(module)
     shardings = _shardings(boxed, mesh)
-    if is_run:
+    if stored is None:
         params = run_folder.read_params(folder, nn.unbox(boxed), shardings, dtype)
         return _with_tokenizer(config, module, params, folder / run_folder.MODEL)
-    tensors, table = TensorFolder(folder), family.key_table(config)
+    table = family.key_table(config)
     ignored = family.IGNORED | ({family.HEAD} if config.tied_head else set())
-    key_table.check_names(table, tensors.names(), ignored, str(folder))
+    key_table.check_names(table, stored.tensors.names(), ignored, str(folder))
     place = _placer(shardings, dtype)
-    params = key_table.to_ours(table, tensors.read, nn.unbox(boxed), place, str(folder))
-    return _with_tokenizer(config, module, params, folder)
+    params = key_table.to_ours(table, stored.tensors.read, nn.unbox(boxed), place, str(folder))
+    return _with_tokenizer(config, module, params, stored.home)
 
 
 def load_module(path: str | os.PathLike, *, dtype: str = "float32") -> nn.Module:
@@ -95,7 +98,8 @@ def load_module(path: str | os.PathLike, *, dtype: str = "float32") -> nn.Module
       InputError: as in `load_pretrained`.
     """
     folder = _find(path)
-    family, config = _config_of_run(folder, dtype) if run_folder.is_run(folder) else _config_of(folder, dtype)
+    is_run = run_folder.is_run(folder)
+    family, config = _config_of_run(folder, dtype) if is_run else _config_of(_open(folder), dtype)
     return family.MODULE(config)
 
 
@@ -112,7 +116,10 @@ def tokenizer_of(path: str | os.PathLike) -> Tokenizer | None:
       InputError: if nothing is found at `path`, or the tokenizer is damaged.
     """
     folder = _find(path)
-    return _tokenizer_in(folder / run_folder.MODEL if run_folder.is_run(folder) else folder)
+    if run_folder.is_run(folder):
+        return _tokenizer_in(folder / run_folder.MODEL)
+    location = t5x_io.find(folder)
+    return _tokenizer_in(folder if location is None else location.home)
 
 
 def save_pretrained(folder: str | os.PathLike, pretrained: Pretrained) -> None:
@@ -196,7 +203,7 @@ def abstract_params(module: nn.Module) -> Any:
 
 def _find(path: str | os.PathLike) -> pathlib.Path:
     folder = pathlib.Path(path)
-    if folder.is_dir():
+    if folder.exists():
         return folder
     if not HUB_ID.fullmatch(str(path)):
         raise InputError(f"{path}: no such folder; expected a folder with config.json, a run folder or a hub id")
@@ -211,24 +218,63 @@ def _find(path: str | os.PathLike) -> pathlib.Path:
         ) from error
 
 
-def _read_config(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
+@dataclasses.dataclass(frozen=True)
+class _Stored:
+    """Weights that are not a run's.
+
+    Attributes:
+      family: the key tables for what the tensors are called there.
+      tensors: the tensors.
+      home: the folder with `config.json` and the tokenizer's files.
+    """
+
+    family: ModuleType
+    tensors: key_table.Tensors
+    home: pathlib.Path
+
+
+def _open(folder: pathlib.Path) -> _Stored:
+    """Opens the weights of a T5X checkpoint or a Hugging Face folder."""
+    location = t5x_io.find(folder)
+    if location is None:
+        family = _family_named(_raw_config(folder), folder)
+        return _Stored(family, TensorFolder(folder), folder)
+    arrays = UnscannedArrays(t5x_io.T5XArrays(location))
+    if not (location.home / "config.json").exists():
+        suggestion = t5x_map.suggested_config(arrays) or "T5's sizes under their Hugging Face names"
+        raise InputError(
+            f"{location.home}: holds a T5X checkpoint but no config.json; put one there that says {suggestion}"
+        )
+    return _Stored(t5x_map, arrays, location.home)
+
+
+def _raw_config(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.exists():
-        raise InputError(f"{folder}: holds no config.json; expected a Hugging Face folder or a run folder")
-    raw = read_object(path)
+        raise InputError(
+            f"{folder}: holds no config.json; expected a Hugging Face folder, a T5X checkpoint or a run folder"
+        )
+    return read_object(path)
+
+
+def _family_named(raw: Mapping[str, Any], folder: pathlib.Path) -> ModuleType:
     name = str(raw.get("model_type"))
     if name not in FAMILIES:
-        raise InputError(f"{path}: {unknown_name('model_type', name, FAMILIES)}")
-    return FAMILIES[name], FAMILIES[name].config_from_hf(raw, str(folder), dtype)
+        raise InputError(f"{folder / 'config.json'}: {unknown_name('model_type', name, FAMILIES)}")
+    return FAMILIES[name]
 
 
-def _config_of(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
-    family, config = _read_config(folder, dtype)
-    return family, family.fit_to_tensors(config, TensorFolder(folder), str(folder))
+def _config_of(stored: _Stored, dtype: str) -> tuple[ModuleType, Any]:
+    family, home = stored.family, stored.home
+    config = family.config_from_hf(_raw_config(home), str(home), dtype)
+    return family, family.fit_to_tensors(config, stored.tensors, str(home))
 
 
 def _config_of_run(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
-    return _read_config(folder / run_folder.MODEL, dtype)
+    home = folder / run_folder.MODEL
+    raw = _raw_config(home)
+    family = _family_named(raw, home)
+    return family, family.config_from_hf(raw, str(home), dtype)
 
 
 def _family_of(config: Any) -> ModuleType:
@@ -272,13 +318,16 @@ def _tokenizer_in(folder: pathlib.Path) -> Tokenizer | None:
 
 
 def step_of(path: str | os.PathLike) -> int:
-    """Returns the step of the checkpoint that `load_pretrained` takes from a run folder; 0 for other models.
+    """Returns the step of the checkpoint that `load_pretrained` takes; 0 for models that tell none.
 
     Args:
       path: as in `load_pretrained`.
     """
     folder = pathlib.Path(path)
-    return run_folder.best_step(folder) if run_folder.is_run(folder) else 0
+    if run_folder.is_run(folder):
+        return run_folder.best_step(folder)
+    location = t5x_io.find(folder)
+    return 0 if location is None else location.step
 
 
 def seed_of(path: str | os.PathLike) -> int:

@@ -37,7 +37,7 @@ class TensorFolder:
         index = self.folder / INDEX
         if index.exists():
             file_of = read_object(index).get("weight_map")
-            if not isinstance(file_of, dict) or not all(_is_file_name(file) for file in file_of.values()):
+            if not isinstance(file_of, dict) or not all(is_file_name(file) for file in file_of.values()):
                 raise InputError(f"{index}: `weight_map` gives no file name for each tensor; fetch the file again")
             missing = sorted({name for name in file_of.values() if not (self.folder / name).exists()})
             if missing:
@@ -82,7 +82,7 @@ class TensorFolder:
             raise InputError(f"{self.folder / file}: tensor {name} cannot be read ({error}); fetch it again") from error
 
 
-def _is_file_name(value: object) -> bool:
+def is_file_name(value: object) -> bool:
     """Returns whether a value names a file in the folder itself, so that no index leads out of it."""
     return isinstance(value, str) and value not in ("", "..") and pathlib.PurePath(value).name == value
 

@@ -9,8 +9,7 @@ import numpy as np
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import T5Config
 from jaxmtl.types import InputError
-from jaxmtl.weights.key_table import Key
-from jaxmtl.weights.safetensors_io import TensorFolder
+from jaxmtl.weights.key_table import Key, Tensors, embedding_rows
 
 MODULE = T5
 CONFIG = T5Config
@@ -127,7 +126,7 @@ def config_from_hf(raw: Mapping[str, Any], where: str, dtype: str) -> T5Config:
     )
 
 
-def fit_to_tensors(config: T5Config, tensors: TensorFolder, where: str) -> T5Config:
+def fit_to_tensors(config: T5Config, tensors: Tensors, where: str) -> T5Config:
     """Takes from the weights what `config.json` does not say reliably: embedding rows, and whether the head is tied.
 
     transformers 5 writes `tie_word_embeddings: true` for every T5, so a head of its own tells only in the weights; a
@@ -135,7 +134,7 @@ def fit_to_tensors(config: T5Config, tensors: TensorFolder, where: str) -> T5Con
 
     Args:
       config: the config that the file states.
-      tensors: the folder's tensors.
+      tensors: the model's tensors.
       where: the folder, for messages.
 
     Returns:
@@ -144,18 +143,10 @@ def fit_to_tensors(config: T5Config, tensors: TensorFolder, where: str) -> T5Con
     Raises:
       InputError: if the embedding is missing, of another width, or has no row for one of the config's token ids.
     """
-    if SHARED not in tensors.names():
-        raise InputError(f"{where}: tensor {SHARED} is missing; expected the weights of a T5")
-    shape = tensors.shape(SHARED)
-    if len(shape) != 2 or shape[0] < 1 or shape[1] != config.embed_dim:
-        raise InputError(f"{where}: {SHARED} has shape {shape}, config.json asks for (rows, {config.embed_dim})")
-    largest = max(config.pad_id, config.eos_id, config.decoder_start_id)
-    if largest >= shape[0]:
-        raise InputError(
-            f"{where}: {SHARED} has {shape[0]} rows, config.json names token id {largest}; is it another's?"
-        )
+    ids = (config.pad_id, config.eos_id, config.decoder_start_id)
+    rows = embedding_rows(tensors, SHARED, config.embed_dim, ids, where)
     tied = HEAD not in tensors.names() or np.array_equal(tensors.read(HEAD), tensors.read(SHARED))
-    return dataclasses.replace(config, vocab_size=shape[0], tied_head=tied)
+    return dataclasses.replace(config, vocab_size=rows, tied_head=tied)
 
 
 def _check_values(raw: Mapping[str, Any], where: str) -> None:
