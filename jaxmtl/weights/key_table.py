@@ -4,6 +4,8 @@ Our layers are stacked along axis 0; theirs have one name per layer, with `{l}` 
 """
 
 import dataclasses
+import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -39,16 +41,22 @@ class Key:
     """One parameter under both names.
 
     Attributes:
-      ours: path in our tree, joined by "/".
+      ours: path in our tree, joined by "/", with `{part}` for the part if theirs holds several of ours.
       theirs: their name, with `{l}` for the layer if ours is stacked.
       transpose: True if their matrix is the transpose of ours.
       num_layers: length of axis 0 of ours; 0 if it is not stacked.
+      parts: names of ours that lie in theirs side by side along the last axis, equally wide; () if it is one.
     """
 
     ours: str
     theirs: str
     transpose: bool = False
     num_layers: int = 0
+    parts: tuple[str, ...] = ()
+
+    def paths(self) -> list[str]:
+        """Returns our paths, one per part."""
+        return [self.ours.format(part=part) for part in self.parts] or [self.ours]
 
     def names(self) -> list[str]:
         """Returns their names, one per layer."""
@@ -58,20 +66,61 @@ class Key:
 Table = Sequence[Key]
 
 
+class PrefixedTensors:
+    """Tensors of a part that was saved alone, under the names that they have in the whole model.
+
+    Args:
+      tensors: the stored tensors.
+      prefix: what the names lack.
+    """
+
+    def __init__(self, tensors: Tensors, prefix: str) -> None:
+        self._tensors, self._prefix = tensors, prefix
+
+    def names(self) -> set[str]:
+        """Returns the names of all tensors."""
+        return {self._prefix + name for name in self._tensors.names()}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Returns a tensor's shape without reading it."""
+        return self._tensors.shape(name.removeprefix(self._prefix))
+
+    def read(self, name: str) -> np.ndarray:
+        """Reads one tensor."""
+        return self._tensors.read(name.removeprefix(self._prefix))
+
+
+def with_prefix(tensors: Tensors, prefix: str) -> Tensors:
+    """Gives tensors the names that they have in the whole model.
+
+    Args:
+      tensors: the stored tensors.
+      prefix: what names of the part begin with in the whole model.
+
+    Returns:
+      The tensors themselves if one of their names begins so, else the same under longer names.
+    """
+    if any(name.startswith(prefix) for name in tensors.names()):
+        return tensors
+    return PrefixedTensors(tensors, prefix)
+
+
 def check_names(table: Table, names: set[str], ignore: set[str], where: str) -> None:
     """Refuses a set of tensor names that is not exactly the table's.
 
     Args:
       table: the key table.
       names: names that were found.
-      ignore: names that may be there and are not used.
+      ignore: names that may be there and are not used, with `{l}` for any layer.
       where: the file or folder, for the message.
 
     Raises:
       InputError: naming missing and unknown tensors.
     """
     expected = {name for key in table for name in key.names()}
-    missing, unknown = sorted(expected - names), sorted(names - expected - ignore)
+    is_ignored = re.compile("|".join(re.escape(name).replace(r"\{l\}", r"\d+") for name in ignore)).fullmatch
+    missing = sorted(expected - names)
+    unknown = sorted(name for name in names - expected if not is_ignored(name))
     if missing or unknown:
         listed = [
             f"{len(part)} {what}: {', '.join(part[:3])}"
@@ -139,29 +188,37 @@ def to_ours(table: Table, read: Read, shapes: Any, place: Place, where: str) -> 
     expected = flat(shapes)
     leaves = {}
     for key in table:
-        shape = tuple(expected[key.ours].shape)
+        shape = tuple(expected[key.paths()[0]].shape)
         wanted = shape[1:] if key.num_layers else shape
         tensors = (_checked(key, name, read(name), wanted, where) for name in key.names())
-        first = next(tensors)
-        if key.num_layers:
-            stacked = np.empty(shape, first.dtype)
-            stacked[0] = first
-            for layer, tensor in enumerate(tensors, 1):
-                stacked[layer] = tensor
-            first = stacked
-        leaves[key.ours] = place(key.ours, first)
+        for path, leaf in zip(key.paths(), _stacked(key, tensors), strict=True):
+            leaves[path] = place(path, leaf)
     return traverse_util.unflatten_dict(leaves, sep="/")
 
 
-def _checked(key: Key, name: str, theirs: np.ndarray, wanted: tuple[int, ...], where: str) -> np.ndarray:
-    """Returns a tensor in our orientation, or refuses it in the words of their shapes."""
+def _stacked(key: Key, tensors: Iterator[list[np.ndarray]]) -> list[np.ndarray]:
+    """Stacks the parts of one tensor per layer, each as soon as it is read."""
+    first = next(tensors)
+    if not key.num_layers:
+        return first
+    stacks = [np.empty((key.num_layers, *part.shape), part.dtype) for part in first]
+    for layer, parts in enumerate(itertools.chain([first], tensors)):
+        for stack, part in zip(stacks, parts, strict=True):
+            stack[layer] = part
+    return stacks
+
+
+def _checked(key: Key, name: str, theirs: np.ndarray, wanted: tuple[int, ...], where: str) -> list[np.ndarray]:
+    """Returns a tensor's parts in our orientation, or refuses it in the words of their shapes."""
     if not jnp.issubdtype(theirs.dtype, jnp.floating):
         raise InputError(f"{where}: {name} holds {theirs.dtype}, expected floating-point numbers")
+    num_parts = len(key.paths())
     ours = theirs.T if key.transpose else theirs
-    if ours.shape != wanted:
-        asked = wanted[::-1] if key.transpose else wanted
+    whole = (*wanted[:-1], num_parts * wanted[-1])
+    if ours.shape != whole:
+        asked = whole[::-1] if key.transpose else whole
         raise InputError(f"{where}: {name} has shape {theirs.shape}, config.json asks for {asked}")
-    return ours
+    return np.split(ours, num_parts, axis=-1)
 
 
 def to_theirs(table: Table, params: Mapping) -> Iterator[tuple[str, np.ndarray]]:
@@ -176,7 +233,8 @@ def to_theirs(table: Table, params: Mapping) -> Iterator[tuple[str, np.ndarray]]
     """
     leaves = flat(params)
     for key in table:
-        leaf = np.asarray(jax.device_get(leaves[key.ours]))
+        parts = [np.asarray(jax.device_get(leaves[path])) for path in key.paths()]
         for layer, name in enumerate(key.names()):
-            tensor = leaf[layer] if key.num_layers else leaf
+            tensors = [part[layer] for part in parts] if key.num_layers else parts
+            tensor = tensors[0] if len(tensors) == 1 else np.concatenate(tensors, axis=-1)
             yield name, tensor.T if key.transpose else tensor

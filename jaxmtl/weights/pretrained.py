@@ -18,17 +18,24 @@ from jaxmtl.files import write_whole
 from jaxmtl.partitioning import shardings_for
 from jaxmtl.tokenizers import Tokenizer, load_tokenizer
 from jaxmtl.types import InputError, unknown_name
-from jaxmtl.weights import key_table, run_folder, t5_map, t5x_io, t5x_map
+from jaxmtl.weights import gpt2_map, key_table, opt_map, run_folder, t5_map, t5x_io, t5x_map
 from jaxmtl.weights.json_file import read_object
 from jaxmtl.weights.refusals import reason
 from jaxmtl.weights.safetensors_io import TensorFolder, write_tensors
 from jaxmtl.weights.t5x_layers import UnscannedArrays
 
-FAMILIES: Mapping[str, ModuleType] = {t5_map.MODEL_TYPE: t5_map}
+FAMILIES: Mapping[str, ModuleType] = {family.MODEL_TYPE: family for family in (t5_map, gpt2_map, opt_map)}
 """Key tables by `model_type`."""
 
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
-HUB_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer_config.json", *TOKENIZER_FILES)
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
+HUB_FILES = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer_config.json",
+    "merges.txt",
+    *TOKENIZER_FILES,
+)
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+")
 
 
@@ -238,7 +245,7 @@ def _open(folder: pathlib.Path) -> _Stored:
     location = t5x_io.find(folder)
     if location is None:
         family = _family_named(_raw_config(folder), folder)
-        return _Stored(family, TensorFolder(folder), folder)
+        return _Stored(family, key_table.with_prefix(TensorFolder(folder), family.PREFIX), folder)
     arrays = UnscannedArrays(t5x_io.T5XArrays(location))
     if not (location.home / "config.json").exists():
         suggestion = t5x_map.suggested_config(arrays) or "T5's sizes under their Hugging Face names"
@@ -299,7 +306,7 @@ def _placer(shardings: Any, dtype: str) -> key_table.Place:
 
 def _sizes(table: key_table.Table, params: Any) -> dict[str, int]:
     leaves = key_table.flat(params)
-    size = lambda key: leaves[key.ours].nbytes // (key.num_layers or 1)
+    size = lambda key: sum(leaves[path].nbytes for path in key.paths()) // (key.num_layers or 1)
     return {name: size(key) for key in table for name in key.names()}
 
 

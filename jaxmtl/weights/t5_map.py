@@ -9,11 +9,13 @@ import numpy as np
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import T5Config
 from jaxmtl.types import InputError
+from jaxmtl.weights.config_json import check_fields, check_flags, check_ranges, check_token_ids, given
 from jaxmtl.weights.key_table import Key, Tensors, embedding_rows
 
 MODULE = T5
 CONFIG = T5Config
 MODEL_TYPE = "t5"
+PREFIX = ""
 SHARED, HEAD = "shared.weight", "lm_head.weight"
 IGNORED = {
     "encoder.embed_tokens.weight",
@@ -106,21 +108,19 @@ def config_from_hf(raw: Mapping[str, Any], where: str, dtype: str) -> T5Config:
     Raises:
       InputError: for a missing field, a value that makes no sense, or a feed-forward kind that T5 does not have.
     """
-    missing = [theirs for ours, theirs in _FIELDS.items() if raw.get(theirs) is None and ours not in _OPTIONAL]
-    if missing:
-        raise InputError(f"{where}/config.json: field {missing[0]!r} is missing; expected a T5 config")
+    required = [theirs for ours, theirs in _FIELDS.items() if ours not in _OPTIONAL]
+    check_fields(raw, required, f"{where}/config.json", "T5")
     _check_values(raw, f"{where}/config.json")
     kind = raw.get("feed_forward_proj", "relu")
     if not isinstance(kind, str) or kind not in _ACTIVATIONS:
         raise InputError(f"{where}/config.json: feed_forward_proj is {kind!r}, expected one of {sorted(_ACTIVATIONS)}")
-    given = lambda name, default: default if raw.get(name) is None else raw[name]
-    tied = given("tie_word_embeddings", True)
+    tied = given(raw, "tie_word_embeddings", True)
     return T5Config(
-        vocab_size=given("vocab_size", 32128),
-        num_decoder_layers=given("num_decoder_layers", raw["num_layers"]),
+        vocab_size=given(raw, "vocab_size", 32128),
+        num_decoder_layers=given(raw, "num_decoder_layers", raw["num_layers"]),
         mlp_activations=_ACTIVATIONS[kind],
         tied_head=tied,
-        head_scale=raw["d_model"] ** -0.5 if given("scale_decoder_outputs", tied) else 1.0,
+        head_scale=raw["d_model"] ** -0.5 if given(raw, "scale_decoder_outputs", tied) else 1.0,
         dtype=dtype,
         **{ours: raw[theirs] for ours, theirs in _FIELDS.items() if raw.get(theirs) is not None},
     )
@@ -151,19 +151,10 @@ def fit_to_tensors(config: T5Config, tensors: Tensors, where: str) -> T5Config:
 
 def _check_values(raw: Mapping[str, Any], where: str) -> None:
     """Refuses values of a wrong type or out of range."""
-    for name, (kind, least, most) in _RANGES.items():
-        value = raw.get(name)
-        fits = isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most
-        if value is not None and not fits:
-            what = "an integer" if kind is int else "a number"
-            raise InputError(f"{where}: {name} is {str(value)[:40]!r}, expected {what} from {least:g} to {most:g}")
-    for name in ("tie_word_embeddings", "scale_decoder_outputs"):
-        if not isinstance(raw.get(name), bool | None):
-            raise InputError(f"{where}: {name} is {str(raw[name])[:40]!r}, expected true or false")
-    rows = raw.get("vocab_size") or 32128
-    for name in ("pad_token_id", "eos_token_id", "decoder_start_token_id"):
-        if (raw.get(name) or 0) >= rows:
-            raise InputError(f"{where}: {name} is {raw[name]}, expected less than vocab_size, {rows}")
+    check_ranges(raw, _RANGES, where)
+    check_flags(raw, ("tie_word_embeddings", "scale_decoder_outputs"), where)
+    ids = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
+    check_token_ids(raw, ids, given(raw, "vocab_size", 32128), where)
     buckets, distance = (raw.get(_FIELDS[name]) for name in ("relative_buckets", "relative_max_distance"))
     if (distance or 128) <= (buckets or 32) // 2:
         raise InputError(

@@ -1,0 +1,48 @@
+"""What the key tables of decoder-only families have in common."""
+
+import dataclasses
+from typing import TypeVar
+
+import numpy as np
+
+from jaxmtl.models.gpt_config import GPTConfig
+from jaxmtl.weights.key_table import Key, Tensors, embedding_rows
+
+Config = TypeVar("Config", bound=GPTConfig)
+
+
+def norm_keys(ours: str, theirs: str, num_layers: int = 0) -> list[Key]:
+    """Names a layer norm's two vectors."""
+    parts = {"scale": "weight", "bias": "bias"}
+    return [Key(f"{ours}/{a}", f"{theirs}.{b}", False, num_layers) for a, b in parts.items()]
+
+
+def dense_keys(
+    ours: str, theirs: str, transpose: bool, num_layers: int = 0, *, parts: tuple[str, ...] = ()
+) -> list[Key]:
+    """Names a dense layer's kernel and bias; arguments as of `Key`."""
+    kernel = Key(f"{ours}/kernel", f"{theirs}.weight", transpose, num_layers, parts)
+    return [kernel, Key(f"{ours}/bias", f"{theirs}.bias", False, num_layers, parts)]
+
+
+def fit(config: Config, tensors: Tensors, where: str, embedding: str, head: str) -> Config:
+    """Takes from the weights what `config.json` does not say reliably: embedding rows, and whether the head is tied.
+
+    Args:
+      config: the config that the file states.
+      tensors: the model's tensors.
+      where: the folder, for messages.
+      embedding: name of the embedding.
+      head: name of the output layer; a copy of the embedding under it is a tied head.
+
+    Returns:
+      The corrected config.
+
+    Raises:
+      InputError: if the embedding is missing, of another width, or has no row for one of the config's token ids.
+    """
+    rows = embedding_rows(tensors, embedding, config.token_dim, (config.pad_id, config.eos_id), where)
+    is_tied = config.tied_head
+    if head in tensors.names():
+        is_tied = np.array_equal(tensors.read(head), tensors.read(embedding))
+    return dataclasses.replace(config, vocab_size=rows, tied_head=is_tied)
