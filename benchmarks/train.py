@@ -75,10 +75,10 @@ def make_stream(store: pathlib.Path, sizes: argparse.Namespace, window: int) -> 
     from jaxmtl.feed.grouping import grouped
     from jaxmtl.feed.store import TokenStore
     from jaxmtl.feed.stream import train_stream
-    from jaxmtl.models.flops import t5_forward
+    from jaxmtl.models.flops import forward
 
     layout = functools.partial(grouped, num_shapes=sizes.num_shapes)
-    cost = functools.partial(t5_forward, config(sizes))
+    cost = functools.partial(forward, config(sizes))
     return train_stream(TokenStore(store), batch_size=sizes.batch_size, window=window, layout=layout, cost=cost)
 
 

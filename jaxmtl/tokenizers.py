@@ -296,6 +296,9 @@ def _from_json(file: Path, content: bytes) -> Tokenizer:
     pad, eos, unk = (_special_id(name, config, ids) for name in _KNOWN_SPECIALS)
     if eos is None:
         raise InputError(f"vocabulary file {file} has no token that ends a text; name it in {CONFIG_FILE}, eos_token")
+    if pipeline.encode("a").ids == [eos, *pipeline.encode("a", add_special_tokens=False).ids]:
+        # Hugging Face's OPT: an end-of-text token before each text. Here prompts get none but what their text says.
+        pipeline.post_processor = processors.ByteLevel(trim_offsets=False)
     parts = ("added_tokens", "normalizer", "pre_tokenizer", "post_processor", "model")
     identity = json.dumps({part: rules.get(part) for part in parts}, sort_keys=True)
     return Tokenizer(
@@ -332,7 +335,7 @@ def _merges_of(vocab: Path) -> Path:
 
 
 def _bpe_json(vocab: Path) -> bytes:
-    """Builds GPT-2's (or RoBERTa's, if it has `<s>`) pipeline from its vocabulary and merges files."""
+    """Builds GPT-2's (or, if it has `<s>`, RoBERTa's or OPT's) pipeline from its vocabulary and merges files."""
     try:
         model = models.BPE.from_file(str(vocab), str(_merges_of(vocab)))
     except Exception as error:  # `tokenizers` raises no narrower class
@@ -340,11 +343,11 @@ def _bpe_json(vocab: Path) -> bytes:
     pipeline: Any = tokenizers.Tokenizer(model)  # its type stubs are nearly empty
     pipeline.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pipeline.decoder = decoders.ByteLevel()
-    start, end = (pipeline.token_to_id(token) for token in ("<s>", "</s>"))
-    special = ["<|endoftext|>"]
-    if start is not None and end is not None:
+    bos, eos, special = pipeline.token_to_id("<s>"), pipeline.token_to_id("</s>"), ["<|endoftext|>"]
+    if bos is not None and eos is not None:
         special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-        pipeline.post_processor = processors.RobertaProcessing(("</s>", end), ("<s>", start), add_prefix_space=False)
+        if not str(_config_beside(vocab).get("tokenizer_class")).startswith("GPT2"):  # as OPT's is called
+            pipeline.post_processor = processors.RobertaProcessing(("</s>", eos), ("<s>", bos), add_prefix_space=False)
     pipeline.add_special_tokens([token for token in special if pipeline.token_to_id(token) is not None])
     return pipeline.to_str().encode()
 

@@ -8,12 +8,12 @@ import jax
 import pytest
 
 from jaxmtl.main import GIN_FOLDER, GinConfig
-from jaxmtl.models import t5
-from jaxmtl.models.t5_config import SIZES, named_config
+from jaxmtl.models import gpt, gpt_config, t5, t5_config
+from jaxmtl.models.t5_config import named_config
 
 SMALL, PRETRAINED, TRAIN = "models/t5_1_1/small.gin", "models/pretrained.gin", "runs/train.gin"
 TRAINING = ["STORE=runs/store", "RUN_DIR=runs/first"]
-MODELS = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("models/t5_*/*.gin"))
+MODELS = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("models/*/*.gin"))
 MESHES = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("mesh/*.gin"))
 TRANSFER = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("studies/transfer_matters/*.gin"))
 CACHING = ["STORE=runs/store", "VOCABULARY=t5/spiece.model"]
@@ -21,6 +21,8 @@ CACHING = ["STORE=runs/store", "VOCABULARY=t5/spiece.model"]
 LAYERINGS = [
     *(([model, TRAIN], TRAINING) for model in MODELS),
     (["models/t5.gin", TRAIN], [*TRAINING, "SIZE=t5-small"]),
+    (["models/gpt2.gin", TRAIN], [*TRAINING, "SIZE=gpt2-124m"]),
+    (["models/opt.gin", TRAIN], [*TRAINING, "SIZE=opt-125m"]),
     ([PRETRAINED, TRAIN], [*TRAINING, "PRETRAINED=google/t5-v1_1-small"]),
     ([SMALL, TRAIN, "runs/validation.gin"], TRAINING),
     ([SMALL, TRAIN, "runs/generation.gin"], TRAINING),
@@ -41,7 +43,13 @@ WITH_TENSORFLOW = [
     (["tasks/seqio_cache.gin"], [*CACHING, "SEQIO_CACHE=cached"]),
     *(([f"tasks/{name}.gin"], [*CACHING, "DATA_DIR=sni"]) for name in SNI),
 ]
-PUBLISHED = {"t5_1_0": "t5-{}", "t5_1_1": "t5-v1.1-{}"}
+PUBLISHED = {
+    "t5_1_0": ("t5-{}", t5.T5, t5_config),
+    "t5_1_1": ("t5-v1.1-{}", t5.T5, t5_config),
+    "gpt2": ("gpt2-{}", gpt.GPT, gpt_config),
+    "opt": ("opt-{}", gpt.GPT, gpt_config),
+}
+"""Folder of sizes: their names, the module, where the named configs are."""
 # Included by others; they cannot be given alone.
 INCLUDED = {"runs/cache.gin", "runs/decoding.gin"}
 
@@ -100,14 +108,16 @@ def test_files_that_bring_tensorflow_in_are_those_of_caching():
 @pytest.mark.parametrize("model", [model for model in MODELS if "tiny" not in model])
 def test_named_sizes_are_those_of_the_paper(model):
     _, family, size = model.removesuffix(".gin").split("/")
-    config = GinConfig([model], [])
-    made = config.configured(t5.T5)().config
-    assert made == named_config(PUBLISHED[family].format(size))
+    name, module, configs = PUBLISHED[family]
+    made = GinConfig([model], []).configured(module)().config
+    assert made == configs.named_config(name.format(size))
 
 
-def test_every_published_size_has_a_file():
+@pytest.mark.parametrize("configs", [t5_config, gpt_config], ids=lambda configs: configs.__name__)
+def test_every_published_size_has_a_file(configs):
     names = [model.removesuffix(".gin").split("/")[1:] for model in MODELS if "tiny" not in model]
-    assert {PUBLISHED[family].format(size) for family, size in names} == set(SIZES)
+    found = {PUBLISHED[family][0].format(size) for family, size in names if PUBLISHED[family][2] is configs}
+    assert found == set(configs.SIZES)
 
 
 def test_the_tiny_model_is_tiny_and_settings_override():
@@ -115,6 +125,8 @@ def test_the_tiny_model_is_tiny_and_settings_override():
     assert (tiny.config.vocab_size, tiny.config.dtype) == (64, "bfloat16")
     shapes = jax.eval_shape(tiny.init, jax.random.key(0), *[jax.ShapeDtypeStruct((1, 1), int)] * 2)
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) < 1_000_000
+    gpt2 = GinConfig(["models/gpt2/tiny.gin"], ["VOCAB_ROWS=51000", "POSITIONS=64"]).configured(gpt.GPT)().config
+    assert (gpt2.vocab_size, gpt2.max_positions) == (51000, 64)
     small = GinConfig([SMALL], ["DROPOUT=0.3", "VOCAB_ROWS=32100", "REMAT=full"]).configured(t5.T5)().config
     expected = dataclasses.replace(named_config("t5-v1.1-small"), dropout_rate=0.3, vocab_size=32100, remat="full")
     assert small == expected

@@ -245,3 +245,35 @@ def test_json_ids_equal_transformers(name: str) -> None:
     ours = tokenizers.load_tokenizer(FILES / name)
     for text in [*sni_texts(20), "", "a <mask> b"]:
         assert ours.encode(text) == theirs(text, truncation=False).input_ids
+
+
+def opt_folder(folder: pathlib.Path) -> pathlib.Path:
+    """A vocabulary as small as OPT's form allows: its special tokens, bytes and one merge."""
+    folder.mkdir()
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", *"abcde", "Ġ", "ab"]
+    (folder / "vocab.json").write_text(json.dumps({piece: index for index, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\na b\n")
+    names = dict(bos_token="</s>", eos_token="</s>", unk_token="</s>", pad_token="<pad>", add_bos_token=True)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "GPT2Tokenizer", **names}))
+    return folder
+
+
+def test_opt_puts_nothing_before_a_text_but_what_the_text_says(tmp_path: pathlib.Path) -> None:
+    opt = tokenizers.load_tokenizer(opt_folder(tmp_path / "opt"))
+    assert (opt.pad_token_id, opt.eos_token_id, opt.vocab_size) == (1, 2, 11)
+    assert opt.encode("ab c") == [10, 9, 6]
+    assert opt.encode("</s>ab") == [2, 10]
+    opt.save(tmp_path / "again")
+    assert tokenizers.load_tokenizer(tmp_path / "again").encode("ab c") == [10, 9, 6]
+
+
+def test_a_token_that_hugging_face_puts_before_each_text_is_left_out(tmp_path: pathlib.Path) -> None:
+    opt = tokenizers.load_tokenizer(opt_folder(tmp_path / "opt"))
+    opt.save(tmp_path / "led")
+    rules = json.loads((tmp_path / "led" / "tokenizer.json").read_text())
+    template = [{"SpecialToken": {"id": "</s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    tokens = {"</s>": {"id": "</s>", "ids": [2], "tokens": ["</s>"]}}
+    pair = [*template, {"Sequence": {"id": "B", "type_id": 1}}]
+    rules["post_processor"] = dict(type="TemplateProcessing", single=template, pair=pair, special_tokens=tokens)
+    (tmp_path / "led" / "tokenizer.json").write_text(json.dumps(rules))
+    assert tokenizers.load_tokenizer(tmp_path / "led").encode("ab c") == [10, 9, 6]

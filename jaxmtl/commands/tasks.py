@@ -92,7 +92,7 @@ def preview(
 
     config = module.config  # type: ignore[attr-defined]
     check_reads(config, tokenizer, store)
-    cost = functools.partial(flops.t5_forward, config)
+    cost = functools.partial(flops.forward, config)
     stream = make_stream(store, cost=cost, multiple=multiple)
     return {
         name: ahead.preview(cast("Stream", part), steps, cost=cost, layouts=layouts, multiple=multiple)

@@ -140,7 +140,7 @@ def _stream_options(parts: Parts) -> dict[str, Any]:
     from jaxmtl.partitioning import batch_share
 
     share, num_shares = batch_share(parts.mesh)
-    cost = functools.partial(flops.t5_forward, parts.module.config)
+    cost = functools.partial(flops.forward, parts.module.config)
     multiple = parts.mesh.shape["data"] * parts.mesh.shape["fsdp"]
     return dict(cost=cost, multiple=multiple, host_index=share, num_hosts=num_shares)
 

@@ -10,6 +10,7 @@ from jaxmtl.evals import requests
 from jaxmtl.evals.decoding import Decoding
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
 from jaxmtl.models.decoding import generate as generate_tokens
+from jaxmtl.models.lengths import check_room
 from jaxmtl.types import InputError, unknown_name
 from jaxmtl.weights import Pretrained
 
@@ -30,7 +31,7 @@ def generate(
 
     Args:
       pretrained: the model, with a tokenizer.
-      inputs: [n] input texts; longer ones keep their first max_input_tokens - 1 tokens and the end token.
+      inputs: [n] input texts; longer ones are cut, see `requests.encode_inputs`.
       max_tokens: most tokens of a generated text, the end token included.
       method: "greedy", "beam" or "sample".
       batch_size: inputs decoded at once; the result does not depend on it.
@@ -49,7 +50,7 @@ def generate(
         if name not in known:
             raise unknown_name("option of decoding", name, known)
     decoding = Decoding(method=method, **options)
-    ids = requests.encode_texts(pretrained, inputs, max_input_tokens)
+    ids = requests.encode_inputs(pretrained, inputs, max_input_tokens)
     generated = generate_ids(pretrained, ids, max_tokens=max_tokens, decoding=decoding, batch_size=batch_size)
     return decode_texts(pretrained, generated)
 
@@ -98,14 +99,15 @@ def generate_ids(
       [n] arrays int32, the generated ids before the end token.
 
     Raises:
-      InputError: if max_tokens is below 1, or an input is empty or holds, or the options force, an id that is no
-        token's.
+      InputError: if max_tokens is below 1, an input is empty or holds, or the options force, an id that is no token's,
+        or the model has no room for an input and max_tokens more.
     """
     how = decoding.generation(max_tokens)
     forced = [[token] for token in (decoding.forced_first_id, decoding.forced_last_id) if token is not None]
     requests.check_ids(pretrained, forced, "forced token")
     requests.check_ids(pretrained, inputs, "input")
     config, mesh = pretrained.config, requests.mesh_of(pretrained.params)
+    check_room(config, map(len, inputs), [max_tokens] * len(inputs), "inputs")
     all_streams = np.array(range(len(inputs)) if streams is None else streams, np.uint32)
     options = dict(how=how, num_tokens=requests.num_tokens(pretrained))
     results: list[np.ndarray] = [np.zeros(0, np.int32)] * len(inputs)

@@ -13,7 +13,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 
+from jaxmtl.feed.tokenise import cut, ended
 from jaxmtl.partitioning import batch_sharding, use_mesh
+from jaxmtl.tokenizers import Tokenizer
 from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained
 
@@ -26,13 +28,14 @@ BATCH_SIZE = 32
 MAX_INPUT_TOKENS = 1024
 
 
-def encode_texts(pretrained: Pretrained, texts: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
-    """Tokenises texts with the tokenizer's own special tokens.
+def encode_inputs(pretrained: Pretrained, texts: Sequence[str], max_tokens: int | None = None) -> list[list[int]]:
+    """Tokenises inputs with the tokenizer's own special tokens (T5's end token, none of GPT-2).
 
     Args:
       pretrained: the model; its tokenizer is used.
       texts: any texts; an empty one gives only the special tokens.
-      max_tokens: longer results keep their first max_tokens - 1 ids and get the end token; None cuts nothing.
+      max_tokens: longer results keep their first max_tokens - 1 ids and their end token, or if they have none their
+        first max_tokens ids; None cuts nothing.
 
     Returns:
       Token ids of each text.
@@ -40,18 +43,41 @@ def encode_texts(pretrained: Pretrained, texts: Sequence[str], max_tokens: int |
     Raises:
       InputError: if the model has no tokenizer, `texts` is one string or holds something else than strings.
     """
+    tokenizer = _tokenizer_of(pretrained)
+    rows = tokenizer.encode_batch(_checked(texts))
+    return rows if max_tokens is None else [cut(ids, max_tokens, tokenizer.eos_token_id) for ids in rows]
+
+
+def encode_targets(pretrained: Pretrained, texts: Sequence[str]) -> list[list[int]]:
+    """Tokenises targets with the tokenizer's own special tokens and, whatever it does, an end token.
+
+    Args:
+      pretrained: the model; its tokenizer is used.
+      texts: any texts.
+
+    Returns:
+      Token ids of each text.
+
+    Raises:
+      InputError: as in `encode_inputs`.
+    """
+    tokenizer = _tokenizer_of(pretrained)
+    return [ended(ids, tokenizer.eos_token_id) for ids in tokenizer.encode_batch(_checked(texts))]
+
+
+def _tokenizer_of(pretrained: Pretrained) -> Tokenizer:
     if pretrained.tokenizer is None:
         raise InputError("the model has no tokenizer; put spiece.model or tokenizer.json beside its config.json")
+    return pretrained.tokenizer
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
     if isinstance(texts, str):
         raise InputError(f"found one text {texts[:40]!r} where a list of texts was expected; write [text]")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"text {number} is a {type(text).__name__}; expected str")
-    rows = pretrained.tokenizer.encode_batch(list(texts))
-    if max_tokens is None:
-        return rows
-    end = pretrained.tokenizer.eos_token_id
-    return [list(ids) if len(ids) <= max_tokens else [*ids[: max_tokens - 1], end] for ids in rows]
+    return list(texts)
 
 
 def check_ids(pretrained: Pretrained, rows: Iterable[Ids], what: str) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from jaxmtl.evals import requests
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
+from jaxmtl.models.lengths import check_room
 from jaxmtl.models.shifting import shift_right
 from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained
@@ -38,7 +39,7 @@ def loss(
 
     Args:
       pretrained: the model, with a tokenizer.
-      inputs: [n] input texts; longer ones keep their first max_input_tokens - 1 tokens and the end token.
+      inputs: [n] input texts; longer ones are cut, see `requests.encode_inputs`.
       targets: [n] target texts; never cut.
       batch_size: inputs scored at once; the result does not depend on it.
       max_input_tokens: most tokens of an input.
@@ -49,8 +50,8 @@ def loss(
     Raises:
       InputError: if the lists differ in length or hold something else than texts, or the model has no tokenizer.
     """
-    input_ids = requests.encode_texts(pretrained, inputs, max_input_tokens)
-    target_ids = requests.encode_texts(pretrained, targets)
+    input_ids = requests.encode_inputs(pretrained, inputs, max_input_tokens)
+    target_ids = requests.encode_targets(pretrained, targets)
     losses = token_losses(pretrained, input_ids, target_ids, batch_size=batch_size)
     return np.array([np.mean(row, dtype=np.float64) for row in losses], dtype=np.float64)
 
@@ -82,11 +83,11 @@ def score_choices(
 
     Source: rank classification of T0 (Sanh et al. 2022): sums, no length normalisation; methods 3.3.
     """
-    input_ids = requests.encode_texts(pretrained, inputs, max_input_tokens)
+    input_ids = requests.encode_inputs(pretrained, inputs, max_input_tokens)
     for number, row in enumerate(choices):
         if isinstance(row, str) or len(row) == 0:
             raise InputError(f"choices of input {number} are {row!r}; expected a list of at least one text")
-    flat = iter(requests.encode_texts(pretrained, [text for row in choices for text in row]))
+    flat = iter(requests.encode_targets(pretrained, [text for row in choices for text in row]))
     choice_ids = [[next(flat) for _ in row] for row in choices]
     reduce = np.mean if normalise else np.sum
     losses = choice_losses(pretrained, input_ids, choice_ids, batch_size=batch_size)
@@ -114,7 +115,8 @@ def token_losses(
       [n] arrays float32 [T], nats.
 
     Raises:
-      InputError: if the lists differ in length, or a row is empty or holds an id that is no token's.
+      InputError: if the lists differ in length, a row is empty or holds an id that is no token's, or the model has no
+        room for an input and its target.
     """
     single = [[row] for row in targets]
     return [rows[0] for rows in choice_losses(pretrained, inputs, single, batch_size=batch_size, on_batch=on_batch)]
@@ -144,6 +146,8 @@ def choice_losses(
         raise InputError(f"{len(inputs)} inputs but {len(choices)} targets; expected as many")
     requests.check_ids(pretrained, inputs, "input")
     requests.check_ids(pretrained, (ids for row in choices for ids in row), "target")
+    longest = (max(map(len, row), default=0) for row in choices)
+    check_room(pretrained.config, map(len, inputs), longest, "inputs and targets")
     mesh = requests.mesh_of(pretrained.params)
     results: list[list[np.ndarray]] = [[] for _ in inputs]
     with requests.on_mesh(mesh):

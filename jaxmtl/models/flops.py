@@ -4,15 +4,19 @@ A multiplication and an addition count as two operations; only matrix products c
 Letters in shapes: B batch, S source length, T target length.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmtl.models.gpt_config import GPTConfig
 from jaxmtl.models.t5_config import T5Config
+from jaxmtl.types import InputError
 
 
-def t5_forward(config: T5Config, source: ArrayLike, target: ArrayLike) -> np.ndarray:
+@functools.singledispatch
+def forward(config: Any, source: ArrayLike, target: ArrayLike) -> np.ndarray:
     """Counts the forward pass of one example, padded to given lengths.
 
     Args:
@@ -22,7 +26,27 @@ def t5_forward(config: T5Config, source: ArrayLike, target: ArrayLike) -> np.nda
 
     Returns:
       float64, operations; a training step needs three times as many.
+
+    Raises:
+      InputError: if nobody has said how to count for this kind of config.
     """
+    raise InputError(f"the operations of a {type(config).__name__} cannot be counted; register it in models/flops.py")
+
+
+@forward.register
+def _(config: GPTConfig, source: ArrayLike, target: ArrayLike) -> np.ndarray:
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    width, tokens = config.embed_dim, source + target
+    per_token = 2 * width * (4 * width + 2 * config.mlp_dim)
+    attention = 4 * width * (source * source + target * (source + target))
+    # Where tokens have another width, one kernel leads to the model's and one, for the output, back.
+    projected = 2 * width * config.token_dim * (tokens + target) if config.token_dim != width else 0
+    output = target * 2 * config.token_dim * config.vocab_size
+    return config.num_layers * (tokens * per_token + attention) + projected + output
+
+
+@forward.register
+def _(config: T5Config, source: ArrayLike, target: ArrayLike) -> np.ndarray:
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     sizes = _Sizes(config)
     encoder = config.num_encoder_layers * (

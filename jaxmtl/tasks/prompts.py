@@ -4,6 +4,7 @@ A prompt is a function (task, example, *, tokenizer) -> text; bind its other arg
 are byte exact. Source: methods sheet, sections 2.1 (Tk-Instruct) and 2.5 (S001, figure 5).
 """
 
+import dataclasses
 import functools
 import re
 import string
@@ -246,6 +247,23 @@ def bare(task: TaskSpec, example: Example, *, max_tokens: int = MAX_TOKENS, toke
     """
     _check(max_tokens)
     return _cut([example.inputs.strip()], max_tokens, tokenizer)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Led:
+    """Puts a special token before another prompt: OPT was pretrained with `</s>` before every text.
+
+    Attributes:
+      prompt: the prompt; its limit of tokens should leave room for one more.
+      lead: name of the token.
+    """
+
+    prompt: Prompt
+    lead: str = "</s>"
+
+    def __call__(self, task: TaskSpec, example: Example, *, tokenizer: Tokenizer) -> str:
+        """Returns the input text; the tokenizer makes the token of its name."""
+        return self.lead + self.prompt(task, example, tokenizer=tokenizer)
 
 
 def _check(max_tokens: int, *counts: int) -> None:

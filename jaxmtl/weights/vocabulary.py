@@ -1,9 +1,10 @@
-"""Whether a model reads the ids of a token store."""
+"""Whether a model reads the ids of a token store, and has room for its rows."""
 
 from typing import Any
 
 from jaxmtl.feed.manifest import Vocabulary
 from jaxmtl.feed.store import TokenStore
+from jaxmtl.models.lengths import check_room, most_tokens
 from jaxmtl.tokenizers import Tokenizer
 from jaxmtl.types import InputError
 
@@ -17,8 +18,8 @@ def check_reads(config: Any, tokenizer: Tokenizer | None, store: TokenStore) -> 
       store: the tokenised examples.
 
     Raises:
-      InputError: if the store was made with another vocabulary, the model has fewer embedding rows than it has ids, or
-        the model has other ids for padding and for the end of a text.
+      InputError: if the store was made with another vocabulary, the model has fewer embedding rows than it has ids, the
+        model has other ids for padding and for the end of a text, or it has too few positions for a row.
     """
     vocabulary = store.manifest.vocabulary
     if tokenizer is not None and Vocabulary.of(tokenizer) != vocabulary:
@@ -36,3 +37,6 @@ def check_reads(config: Any, tokenizer: Tokenizer | None, store: TokenStore) -> 
             f"the model has pad_id {config.pad_id} and eos_id {config.eos_id}, token store {store.folder} "
             f"{vocabulary.pad} and {vocabulary.eos}; give the model the store's ids or cache with its own vocabulary"
         )
+    if most_tokens(config) is not None:
+        for split in store.manifest.splits:
+            check_room(config, *store.lengths(split), f"token store {store.folder}, split {split!r}")

@@ -101,7 +101,7 @@ def test_losses_are_the_same_on_a_mesh(pretrained, expected):
 
 
 def test_long_inputs_keep_their_first_tokens_and_the_end(pretrained):
-    ids = requests.encode_texts(pretrained, [INPUTS[2]], 6)[0]
+    ids = requests.encode_inputs(pretrained, [INPUTS[2]], 6)[0]
     whole = pretrained.tokenizer.encode(INPUTS[2])
     assert ids == [*whole[:5], pretrained.tokenizer.eos_token_id]
     cut = scoring.loss(pretrained, [INPUTS[2]], ["mat"], max_input_tokens=6)[0]
