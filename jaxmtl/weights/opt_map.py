@@ -93,7 +93,7 @@ def config_from_hf(raw: Mapping[str, Any], where: str, dtype: str) -> OPTConfig:
       InputError: for a missing field, a value that makes no sense, or a kind of model that OPT is not.
     """
     file = f"{where}/config.json"
-    check_fields(raw, _REQUIRED, file, "OPT")
+    check_fields(raw, _REQUIRED, file, "Hugging Face OPT")
     check_ranges(raw, _RANGES, file)
     check_flags(raw, ("tie_word_embeddings", "do_layer_norm_before"), file)
     check_choices(raw, _CHOICES, file)

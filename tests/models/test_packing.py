@@ -8,6 +8,8 @@ import pytest
 from packing_toy import examples, packed_batch, plain_batch
 
 from jaxmtl.models import attention
+from jaxmtl.models.gpt import GPT
+from jaxmtl.models.gpt_config import OPTConfig
 from jaxmtl.models.masks import Segments
 from jaxmtl.models.shifting import shift_right, shift_right_in_segments
 from jaxmtl.models.t5 import T5
@@ -17,7 +19,12 @@ from jaxmtl.types import InputError
 
 TINY = dict(vocab_size=48, embed_dim=12, num_heads=3, head_dim=5, mlp_dim=20, dropout_rate=0.0)
 TINY |= dict(num_encoder_layers=2, num_decoder_layers=2, relative_buckets=8, relative_max_distance=10)
-STYLES = {"v1_0": dict(mlp_activations=("relu",), tied_head=True, head_scale=12**-0.5), "v1_1": dict()}
+DECODER_ONLY = dict(vocab_size=48, embed_dim=12, num_heads=3, num_layers=2, mlp_dim=20, max_positions=36)
+STYLES = {
+    "v1_0": T5(T5Config(**TINY, mlp_activations=("relu",), tied_head=True, head_scale=12**-0.5)),
+    "v1_1": T5(T5Config(**TINY)),
+    "decoder_only": GPT(OPTConfig(**DECODER_ONLY, dropout_rate=0.0, pad_id=0, eos_id=1, init_stddev=0.3)),
+}
 # Rows of (input length, target length): padding behind three examples, none behind one, an empty row, inputs without
 # a token, one token each.
 ROWS = [[(7, 4), (3, 2), (9, 5)], [(23, 13)], [], [(1, 1), (12, 6), (0, 3)]]
@@ -34,10 +41,9 @@ def quick_compilation():
 
 @functools.cache
 def random_module(style):
-    module = T5(T5Config(**TINY, **STYLES[style]))
-    tokens = jnp.ones((1, 1), jnp.int32)
+    module, tokens = STYLES[style], jnp.ones((1, 1), jnp.int32)
     params = nn.unbox(jax.jit(module.init)(jax.random.key(3), tokens, tokens)["params"])
-    for name in ("encoder_bias", "decoder_bias"):  # as large as the scores, so that a wrong distance shows
+    for name in {"encoder_bias", "decoder_bias"} & params.keys():  # as large as the scores: a wrong distance shows
         params[name] = jax.tree.map(lambda table: 8 * table, params[name])
     return module, params
 
@@ -87,14 +93,16 @@ def test_packing_changes_neither_losses_nor_gradients(monkeypatch, style, scores
 @functools.partial(jax.jit, static_argnums=0)
 def logits_of(module, params, batch):
     inputs, targets = (Segments(batch[f"{side}_segments"], batch[f"{side}_positions"]) for side in ("input", "target"))
-    decoder_inputs = shift_right_in_segments(batch["targets"], targets.positions, 0)
     segments = dict(input_segments=inputs, target_segments=targets)
+    first = module.apply({"params": params}, batch["inputs"], **segments, method="first_tokens")
+    decoder_inputs = shift_right_in_segments(batch["targets"], targets.positions, first)
     return module.apply({"params": params}, batch["inputs"], decoder_inputs, **segments)
 
 
 @pytest.mark.parametrize("side", ["input", "target"])
-def test_a_segment_changes_no_other_segment(side):
-    module, params = random_module("v1_1")
+@pytest.mark.parametrize("style", ["v1_1", "decoder_only"])
+def test_a_segment_changes_no_other_segment(style, side):
+    module, params = random_module(style)
     packed, _ = both_batches()
     inside = packed[f"{side}_segments"] == 2
     changed = packed | {f"{side}s": np.where(inside, 50 - packed[f"{side}s"], packed[f"{side}s"])}
@@ -120,6 +128,16 @@ def test_padding_passes_no_gradient():
         return grads["encoder"], grads["encoder_bias"], grads["decoder"]["cross_attention"]
 
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(jax.jit(encoder_part)(params)))
+
+
+def test_a_target_follows_the_last_token_of_its_own_prompt():
+    inputs = Segments(jnp.array([[1, 1, 2, 4, 0]]), jnp.array([[0, 1, 0, 0, 0]]))
+    targets = Segments(jnp.array([[1, 2, 2, 3, 4, 0]]), jnp.array([[0, 0, 1, 0, 0, 0]]))
+    tokens = jnp.array([[11, 12, 13, 14, 0]])
+    found = STYLES["decoder_only"].apply(
+        {}, tokens, None, **dict(input_segments=inputs, target_segments=targets), method="first_tokens"
+    )
+    assert found.tolist() == [[12, 13, 13, 1, 14, 1]]  # the third prompt is empty: what ends a text comes before
 
 
 def test_each_segment_is_shifted_right_by_itself():
