@@ -109,6 +109,10 @@ class GPT(nn.Module):
             return prompts.last_tokens_of_segments(inputs, input_segments, target_segments, self.config.eos_id)
         return prompts.last_tokens(inputs, self._real(inputs, input_mask), self.config.eos_id)
 
+    def prompt_tokens(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Returns int32 [B, S] and bool [B, S], what the model has read before the first target: its prompt."""
+        return inputs, self._real(inputs, input_mask)
+
     def encode(
         self,
         inputs: jax.Array,
