@@ -221,6 +221,11 @@ def test_context_takes_the_exemplars_there_are():
     assert prompts.context(task(), example("x"), num_exemplars=0, tokenizer=LETTERS) == "input:\nx"
 
 
+def test_a_special_token_can_lead_every_prompt():
+    led = prompts.Led(prompt=prompts.bare)
+    assert led(task(), example(), tokenizer=LETTERS) == "</s>" + prompts.bare(task(), example(), tokenizer=LETTERS)
+
+
 def test_bare_is_the_stripped_instance():
     assert prompts.bare(task(), example(" x \n"), tokenizer=LETTERS) == "x"
 
