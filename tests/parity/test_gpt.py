@@ -6,7 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from jaxmtl.models.decoding import greedy
+from jaxmtl.models.beam_search import BeamSearch
+from jaxmtl.models.decoding import Generation, generate, greedy
+from jaxmtl.models.logit_rules import NoRepeatNgram, RepetitionPenalty
 from jaxmtl.training.objectives import EncoderDecoderLoss
 from jaxmtl.weights import load_pretrained, save_pretrained
 
@@ -185,6 +187,31 @@ def test_greedy_generations_are_those_of_torch(pair):
         inputs, mask = padded(rows, 13, pretrained.config.pad_id, side), mask_of(rows, 13, side)
         tokens = np.asarray(greedy(pretrained.module, pretrained.params, inputs, mask, max_tokens=17))
         np.testing.assert_array_equal(tokens[:, : reference.shape[1]], reference)
+
+
+@pytest.mark.parametrize("rules", ["none", "ngram and penalty"])
+def test_beam_texts_are_those_of_torch(pair, rules):
+    import torch
+
+    model, pretrained = pair
+    ours, theirs = (), {}
+    if rules != "none":  # both read the prompt too
+        ours, theirs = (RepetitionPenalty(1.3), NoRepeatNgram(2)), dict(repetition_penalty=1.3, no_repeat_ngram_size=2)
+    rows = rows_of(6, (13, 9, 4, 1, 12))
+    inputs, mask = padded(rows, 13, pretrained.config.pad_id, "left"), mask_of(rows, 13, "left")
+    reference = model.generate(
+        input_ids=torch.tensor(inputs).long(),
+        attention_mask=torch.tensor(mask).long(),
+        max_new_tokens=12,
+        do_sample=False,
+        num_beams=4,
+        pad_token_id=pretrained.config.pad_id,
+        **theirs,
+    )[:, 13:].numpy()
+    how = Generation(max_tokens=12, method=BeamSearch(num_beams=4), rules=ours)
+    inputs, mask = padded(rows, 13, pretrained.config.pad_id, "right"), mask_of(rows, 13, "right")
+    tokens = generate(pretrained.module, pretrained.params, inputs, mask, np.zeros(5, np.uint32), how=how)
+    np.testing.assert_array_equal(np.asarray(tokens)[:, : reference.shape[1]], reference)
 
 
 def test_round_trip_through_our_format_is_bit_identical(pair, tmp_path):
