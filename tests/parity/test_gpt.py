@@ -101,9 +101,8 @@ def test_logits_and_what_is_kept_of_prompts_are_those_of_torch(pair, side, lengt
     # Two float32 programs that sum in other orders: 1e-4 of the largest logit is far above rounding, far below a bug.
     pairs = [(logits, expected.logits.detach().numpy())]
     for number, layer in enumerate(expected.past_key_values.layers):
-        reference = (layer.keys.detach().numpy(), layer.values.detach().numpy())
-        pairs += [(np.swapaxes(ours[number], 1, 2), theirs) for ours, theirs in zip(memory, reference, strict=True)]
-        pairs[-2:] = [tuple(np.swapaxes(x, 1, 2) for x in pair) for pair in pairs[-2:]]
+        theirs = [np.swapaxes(part.detach().numpy(), 1, 2) for part in (layer.keys, layer.values)]
+        pairs += zip((part[number] for part in memory), theirs, strict=True)
     for ours, reference in pairs:
         assert np.abs(ours - reference)[mask].max() <= 1e-4 * np.abs(reference[mask]).max()
 
