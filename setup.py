@@ -13,6 +13,7 @@ BASE = [
     "flax>=0.12.8,<0.13",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
+    "tensorstore>=0.1.84",
     "numpy>=2.0,<3",
     "pyarrow>=15",
     "safetensors>=0.5",

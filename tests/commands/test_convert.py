@@ -1,4 +1,5 @@
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -60,3 +61,22 @@ def test_a_source_without_tokenizer_is_said(run_dir, tmp_path, capsys):
     save_pretrained(tmp_path / "bare", dataclasses.replace(load_pretrained(run_dir), tokenizer=None))
     assert main(["convert", str(tmp_path / "bare"), str(tmp_path / "new")]) == 0
     assert "without a tokenizer: the source has none" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["t5x", "t5x_scanned", "t5x_file"])
+def test_a_t5x_checkpoint_is_a_target_and_a_source(run_dir, tmp_path, capsys, form):
+    direct, t5x, back = (tmp_path / name for name in ("direct", "t5x", "back"))
+    assert main(["convert", str(run_dir), str(direct)]) == 0
+    assert main(["convert", str(run_dir), str(t5x), f"--to={form}"]) == 0
+    assert {path.name.split("_")[0] for path in t5x.iterdir()} >= {"checkpoint", "config.json", "spiece.model"}
+    assert main(["convert", str(t5x), str(back)]) == 0
+    assert contents(direct) == contents(back)
+    assert main(["convert", str(direct), str(direct), f"--to={form}"]) == 1
+    assert "holds safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.real_data
+def test_what_is_not_read_of_a_t5x_checkpoint_is_said(tmp_path, capsys):
+    source = pathlib.Path(__file__).parents[3] / "shared" / "data" / "weights" / "t5x_v1_0"
+    assert main(["convert", str(source), str(tmp_path)]) == 0
+    assert f"{source}: 220 arrays of the optimizer's state were not read" in capsys.readouterr().out
