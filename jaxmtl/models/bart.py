@@ -1,0 +1,203 @@
+"""BART: token ids in, float32 logits out; whole sequences for training and scoring, one position at a time to decode.
+
+Letters in shapes: B inputs, R rows per input (choices, beams), S source length, T target length, D embed, H heads,
+K head width, V vocab. Rows of one input are neighbours: row b·R + r belongs to input b.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.spmd import with_logical_constraint
+
+from jaxmtl.models.bart_config import POSITION_OFFSET, BARTConfig
+from jaxmtl.models.bart_layers import DecoderLayer, EncoderLayer, layer_norm
+from jaxmtl.models.layers import Dense, Embed, normal, parameter
+from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
+from jaxmtl.models.stack import stack_layers
+from jaxmtl.types import InputError
+
+Cache = dict[str, Any]
+
+
+class BART(nn.Module):
+    """Encoder-decoder BART.
+
+    Positions are those of a row, whether or not padding stands before a token: inputs are padded at their end.
+
+    Attributes:
+      config: sizes and choices.
+    """
+
+    config: BARTConfig
+
+    def setup(self) -> None:
+        """Creates embeddings, stacks, the bias of the logits and, if the head is not tied, the output layer."""
+        config, dtype, init = self.config, jnp.dtype(self.config.dtype), normal(self.config.init_stddev)
+        self.token_embedding = Embed(config.vocab_size, config.embed_dim, init, dtype)
+        rows = config.max_positions + POSITION_OFFSET
+        self.encoder_positions = Embed(rows, config.embed_dim, init, dtype, ("positions", "embed"))
+        self.decoder_positions = Embed(rows, config.embed_dim, init, dtype, ("positions", "embed"))
+        self.encoder_embedding_norm, self.decoder_embedding_norm = layer_norm(config), layer_norm(config)
+        self.encoder = stack_layers(EncoderLayer, config, config.num_encoder_layers)
+        methods = {"cross_cache": nn.broadcast, "step": (0, nn.broadcast, nn.broadcast, nn.broadcast)}
+        self.decoder = stack_layers(DecoderLayer, config, config.num_decoder_layers, methods)
+        self.drop = nn.Dropout(config.dropout_rate)
+        # One row for all positions: the shape that checkpoints have.
+        self.final_logits_bias = parameter(
+            self, "final_logits_bias", nn.initializers.zeros, ("length", "vocab"), (1, config.vocab_size)
+        )
+        if not config.tied_head:
+            self.lm_head = Dense(config.vocab_size, ("embed", "vocab"), init, dtype)
+
+    def __call__(
+        self,
+        inputs: jax.Array,
+        decoder_inputs: jax.Array,
+        input_mask: jax.Array | None = None,
+        *,
+        input_segments: Segments | None = None,
+        target_segments: Segments | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Scores every target position.
+
+        In packed rows tokens see only their own segment, in which positions are counted: in the encoder all of it, in
+        the decoder what is not later, and of the encoder's states those of the segment with the same number.
+
+        Args:
+          inputs: int32 [B, S]; padding is masked unless `input_mask` is given.
+          decoder_inputs: int32 [B, T], targets shifted right; causal, nothing else is masked in plain rows.
+          input_mask: bool [B, S], True on positions of `inputs` to see; for plain rows.
+          input_segments: the segments [B, S] of packed rows.
+          target_segments: the segments [B, T] of packed rows.
+          train: applies dropout (needs the rng "dropout").
+
+        Returns:
+          float32 [B, T, V], logits.
+
+        Raises:
+          InputError: if only one of the two sides has segments, or plain rows are longer than the model has positions.
+        """
+        mask = self._real(inputs, input_mask)
+        memory = self.encode(inputs, mask, segments=input_segments, train=train)
+        segments = dict(input_segments=input_segments, target_segments=target_segments)
+        return self.decode(decoder_inputs, memory, mask, **segments, train=train)
+
+    def first_tokens(
+        self,
+        inputs: jax.Array,
+        input_mask: jax.Array | None = None,
+        *,
+        input_segments: Segments | None = None,
+        target_segments: Segments | None = None,
+    ) -> jax.Array:
+        """Returns what precedes the first target: the decoder's start token, int32 [B], or [B, T] of packed rows."""
+        shape = inputs.shape[:1] if target_segments is None else target_segments.ids.shape
+        return jnp.full(shape, self.config.decoder_start_id, jnp.int32)
+
+    def encode(
+        self,
+        inputs: jax.Array,
+        input_mask: jax.Array | None = None,
+        *,
+        segments: Segments | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Encodes int32 [B, S] to the memory of the decoder, [B, S, D]; arguments as in `__call__`."""
+        mask = mask_between(segments, segments, self._real(inputs, input_mask))
+        positions = self._positions(inputs.shape[1], segments)
+        x = self.encoder_embedding_norm(self._embed(inputs) + self.encoder_positions(positions))
+        x = with_logical_constraint(self.drop(x, deterministic=not train), ("batch", "length", "embed"))
+        return self.encoder(x, train, mask)[0]
+
+    def decode(
+        self,
+        decoder_inputs: jax.Array,
+        memory: jax.Array,
+        input_mask: jax.Array | None,
+        *,
+        input_segments: Segments | None = None,
+        target_segments: Segments | None = None,
+        train: bool = False,
+    ) -> jax.Array:
+        """Scores int32 [B·R, T] given `memory` [B, S, D]; arguments and result as in `__call__`."""
+        steps = jnp.arange(decoder_inputs.shape[1])
+        positions = self._positions(decoder_inputs.shape[1], target_segments)
+        self_mask = mask_between(target_segments, target_segments, None)
+        cross_mask = mask_between(target_segments, input_segments, input_mask)
+        x = self._embed_targets(decoder_inputs, positions)
+        x = with_logical_constraint(self.drop(x, deterministic=not train), ("batch", "length", "embed"))
+        x, _ = self.decoder(x, train, memory, causal_bias(steps, steps)[None], self_mask, cross_mask)
+        return self.logits(x)
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Scores tokens from the decoder's last states: [B, T, D] to float32 [B, T, V]."""
+        head = self.token_embedding.attend if self.config.tied_head else self.lm_head
+        # The bias is part of a checkpoint, not of what is trained.
+        bias = jax.lax.stop_gradient(self.final_logits_bias.astype(jnp.float32))
+        return with_logical_constraint(head(x).astype(jnp.float32) + bias, ("batch", "length", "vocab"))
+
+    def start_cache(self, memory: jax.Array, max_length: int, rows_per_input: int = 1) -> Cache:
+        """Prepares decoding: projects cross-attention keys and values once and makes room for the decoder's own.
+
+        Args:
+          memory: [B, S, D], what `encode` gave.
+          max_length: number of positions T that can be decoded.
+          rows_per_input: R, rows decoded for each input.
+
+        Returns:
+          "memory": keys and values [layers, B, S, H, K]; "self": zeros [layers, B·R, T, H, K].
+
+        Raises:
+          InputError: if the model has fewer positions.
+        """
+        config = self.config
+        self._positions(max_length, None)
+        _, cross = self.decoder.cross_cache(None, memory)
+        rows = memory.shape[0] * rows_per_input
+        shape = (config.num_decoder_layers, rows, max_length, config.num_heads, config.head_dim)
+        zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
+        return {"memory": cross, "self": (zeros, zeros)}
+
+    def decode_step(
+        self, tokens: jax.Array, position: jax.Array, cache: Mapping[str, Any], input_mask: jax.Array | None
+    ) -> tuple[jax.Array, Cache]:
+        """Scores the token that follows `tokens`.
+
+        Args:
+          tokens: int32 [B·R], the decoder's input at `position`.
+          position: int32 scalar, counted from 0.
+          cache: what `start_cache` or the previous step returned.
+          input_mask: bool [B, S] over the memory.
+
+        Returns:
+          float32 [B·R, V], logits, and the cache for the next step.
+        """
+        bias = causal_bias(position[None], jnp.arange(cache["self"][0].shape[2]))[None]
+        x = self._embed_targets(tokens[:, None], position[None] + POSITION_OFFSET)
+        carry = (x, cache["self"], jnp.zeros((), jnp.int32))
+        mask = None if input_mask is None else Mask(keys=input_mask)
+        (x, self_cache, _), _ = self.decoder.step(carry, cache["memory"], position, bias, mask)
+        return self.logits(x)[:, 0], {**cache, "self": self_cache}
+
+    def _real(self, inputs: jax.Array, input_mask: jax.Array | None) -> jax.Array:
+        return inputs != self.config.pad_id if input_mask is None else input_mask
+
+    def _positions(self, length: int, segments: Segments | None) -> jax.Array:
+        """Returns rows of a position table: int32 [length], or [B, length] of packed rows."""
+        if segments is not None:
+            return segments.positions + POSITION_OFFSET
+        most = self.config.max_positions
+        if length > most:
+            raise InputError(f"{length} tokens in a row, this BART has {most} positions; cut texts to {most} tokens")
+        return jnp.arange(length) + POSITION_OFFSET
+
+    def _embed(self, tokens: jax.Array) -> jax.Array:
+        x = self.token_embedding(tokens)
+        return x * self.config.embed_dim**0.5 if self.config.scale_embedding else x
+
+    def _embed_targets(self, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+        return self.decoder_embedding_norm(self._embed(tokens) + self.decoder_positions(positions))
