@@ -14,7 +14,7 @@ from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.bart_config import POSITION_OFFSET, BARTConfig
 from jaxmtl.models.bart_layers import DecoderLayer, EncoderLayer, layer_norm
-from jaxmtl.models.layers import Dense, Embed, normal, parameter
+from jaxmtl.models.layers import Embed, normal, parameter
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
 from jaxmtl.models.stack import stack_layers
 from jaxmtl.types import InputError
@@ -34,7 +34,7 @@ class BART(nn.Module):
     config: BARTConfig
 
     def setup(self) -> None:
-        """Creates embeddings, stacks, the bias of the logits and, if the head is not tied, the output layer."""
+        """Creates embeddings, stacks and the bias of the logits."""
         config, dtype, init = self.config, jnp.dtype(self.config.dtype), normal(self.config.init_stddev)
         self.token_embedding = Embed(config.vocab_size, config.embed_dim, init, dtype)
         rows = config.max_positions + POSITION_OFFSET
@@ -49,8 +49,6 @@ class BART(nn.Module):
         self.final_logits_bias = parameter(
             self, "final_logits_bias", nn.initializers.zeros, ("length", "vocab"), (1, config.vocab_size)
         )
-        if not config.tied_head:
-            self.lm_head = Dense(config.vocab_size, ("embed", "vocab"), init, dtype)
 
     def __call__(
         self,
@@ -135,10 +133,9 @@ class BART(nn.Module):
 
     def logits(self, x: jax.Array) -> jax.Array:
         """Scores tokens from the decoder's last states: [B, T, D] to float32 [B, T, V]."""
-        head = self.token_embedding.attend if self.config.tied_head else self.lm_head
         # The bias is part of a checkpoint, not of what is trained.
         bias = jax.lax.stop_gradient(self.final_logits_bias.astype(jnp.float32))
-        return with_logical_constraint(head(x).astype(jnp.float32) + bias, ("batch", "length", "vocab"))
+        return with_logical_constraint(self.token_embedding.attend(x) + bias, ("batch", "length", "vocab"))
 
     def start_cache(self, memory: jax.Array, max_length: int, rows_per_input: int = 1) -> Cache:
         """Prepares decoding: projects cross-attention keys and values once and makes room for the decoder's own.

@@ -32,7 +32,6 @@ class BARTConfig:
       num_decoder_layers: decoder blocks.
       max_positions: most tokens of an input, and of a target.
       scale_embedding: True if token embeddings are multiplied by the root of D.
-      tied_head: True if the output layer is the embedding, False for a layer of its own.
       dropout_rate: rate of dropout on embeddings and on what a sub-layer adds; used only when training, as all rates.
       attention_dropout_rate: rate of dropout of attention weights, drawn per key.
       activation_dropout_rate: rate of dropout inside the feed-forward layers.
@@ -58,7 +57,6 @@ class BARTConfig:
     num_decoder_layers: int
     max_positions: int = 1024
     scale_embedding: bool = False
-    tied_head: bool = True
     dropout_rate: float = 0.1
     attention_dropout_rate: float = 0.0
     activation_dropout_rate: float = 0.0
@@ -72,6 +70,11 @@ class BARTConfig:
     remat: str = "products"
     scan_unroll: int = 1
     attention: Attention = attend
+
+    @property
+    def tied_head(self) -> bool:
+        """Always True: the output layer is the embedding."""
+        return True
 
     @property
     def head_dim(self) -> int:
@@ -91,8 +94,7 @@ class BARTConfig:
 def _rules(config: BARTConfig) -> Iterator[Rule]:
     yield from integer_rules(config, _LEAST)
     yield "num_heads", config.embed_dim % config.num_heads == 0, f"a divisor of embed_dim, {config.embed_dim}"
-    for name in ("scale_embedding", "tied_head"):
-        yield name, isinstance(getattr(config, name), bool), "True or False"
+    yield "scale_embedding", isinstance(config.scale_embedding, bool), "True or False"
     for name in (*_RATES, "norm_epsilon", "init_stddev"):
         yield name, type(getattr(config, name)) in (int, float), "a number"
     for name in _RATES:

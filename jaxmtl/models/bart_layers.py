@@ -182,6 +182,7 @@ class DecoderLayer(nn.Module):
         cache = jax.tree.map(write, cache, new)
         key, value = jax.tree.map(lambda c: jax.lax.dynamic_index_in_dim(c, layer, keepdims=False), cache)
         x = self.self_attention_norm(x + self.self_attention.look_up(x, key, value, bias, None))
-        x = self.cross_attention_norm(x + self.cross_attention.look_up(x, *cross, None, mask))
+        cross_key, cross_value = cross
+        x = self.cross_attention_norm(x + self.cross_attention.look_up(x, cross_key, cross_value, None, mask))
         x = self.mlp_norm(x + self.mlp(x, train=False))
         return (x, cache, layer + 1), None
