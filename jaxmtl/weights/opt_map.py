@@ -10,8 +10,9 @@ from jaxmtl.models.gpt import GPT
 from jaxmtl.models.gpt_config import ACTIVATIONS, OPTConfig
 from jaxmtl.types import InputError
 from jaxmtl.weights.config_json import check_choices, check_fields, check_flags, check_ranges, check_token_ids, given
-from jaxmtl.weights.gpt_keys import dense_keys, fit, norm_keys
-from jaxmtl.weights.key_table import Key, Tensors
+from jaxmtl.weights.gpt_keys import fit
+from jaxmtl.weights.key_table import Key, Tensors, with_prefix
+from jaxmtl.weights.layer_keys import dense_keys, norm_keys
 
 MODULE = GPT
 CONFIG = OPTConfig
@@ -76,6 +77,11 @@ def key_table(config: OPTConfig) -> list[Key]:
     if not config.tied_head:
         keys.append(Key("lm_head/kernel", HEAD, True))
     return keys
+
+
+def view(tensors: Tensors) -> Tensors:
+    """Gives a stored model's tensors the names of a whole one."""
+    return with_prefix(tensors, PREFIX)
 
 
 def config_from_hf(raw: Mapping[str, Any], where: str, dtype: str) -> OPTConfig:

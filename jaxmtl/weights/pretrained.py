@@ -18,13 +18,13 @@ from jaxmtl.files import write_whole
 from jaxmtl.partitioning import shardings_for
 from jaxmtl.tokenizers import Tokenizer, load_tokenizer
 from jaxmtl.types import InputError, unknown_name
-from jaxmtl.weights import gpt2_map, key_table, opt_map, run_folder, t5_map, t5x_io, t5x_map
+from jaxmtl.weights import bart_map, gpt2_map, key_table, opt_map, run_folder, t5_map, t5x_io, t5x_map
 from jaxmtl.weights.json_file import read_object
 from jaxmtl.weights.refusals import reason
 from jaxmtl.weights.safetensors_io import TensorFolder, write_tensors
 from jaxmtl.weights.t5x_layers import UnscannedArrays
 
-FAMILIES: Mapping[str, ModuleType] = {family.MODEL_TYPE: family for family in (t5_map, gpt2_map, opt_map)}
+FAMILIES: Mapping[str, ModuleType] = {family.MODEL_TYPE: family for family in (t5_map, bart_map, gpt2_map, opt_map)}
 """Key tables by `model_type`."""
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
@@ -190,14 +190,14 @@ def resize_vocabulary(pretrained: Pretrained, rows: int) -> Pretrained:
             " which are padding; put the tokenizer's files beside the weights first"
         )
 
-    def fit(table: jax.Array, axis: int) -> jax.Array:
-        table = jax.lax.slice_in_dim(table, 0, min(rows, table.shape[axis]), axis=axis)
-        widths = [(0, rows - table.shape[axis] if a == axis else 0) for a in range(table.ndim)]
-        return jnp.pad(table, widths)
+    def fit(boxed: nn.LogicallyPartitioned, leaf: jax.Array) -> jax.Array:
+        for axis in (axis for axis, name in enumerate(boxed.names) if name == "vocab"):
+            leaf = jax.lax.slice_in_dim(leaf, 0, min(rows, leaf.shape[axis]), axis=axis)
+            leaf = jnp.pad(leaf, [(0, rows - leaf.shape[axis] if a == axis else 0) for a in range(leaf.ndim)])
+        return leaf
 
-    params = dict(params, token_embedding={"embedding": fit(params["token_embedding"]["embedding"], 0)})
-    if not config.tied_head:
-        params["lm_head"] = {"kernel": fit(params["lm_head"]["kernel"], 1)}
+    is_boxed = lambda node: isinstance(node, nn.LogicallyPartitioned)
+    params = jax.tree.map(fit, abstract_params(pretrained.module), params, is_leaf=is_boxed)
     config = dataclasses.replace(config, vocab_size=rows)
     return Pretrained(config, type(pretrained.module)(config), params, pretrained.tokenizer)
 
@@ -245,7 +245,7 @@ def _open(folder: pathlib.Path) -> _Stored:
     location = t5x_io.find(folder)
     if location is None:
         family = _family_named(_raw_config(folder), folder)
-        return _Stored(family, key_table.with_prefix(TensorFolder(folder), family.PREFIX), folder)
+        return _Stored(family, family.view(TensorFolder(folder)), folder)
     arrays = UnscannedArrays(t5x_io.T5XArrays(location))
     if not (location.home / "config.json").exists():
         suggestion = t5x_map.suggested_config(arrays) or "T5's sizes under their Hugging Face names"

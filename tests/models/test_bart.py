@@ -126,9 +126,7 @@ def test_packed_examples_have_the_logits_that_they_have_alone():
     module, params, _ = golden()
     row = examples(np.random.default_rng(2), [(9, 4), (3, 2), (8, 6)], 48)  # 20 tokens; the model has 16 positions
     packed = packed_batch([row], 22, 13)
-    sides = {
-        side: Segments(packed[f"{side}_segments"], packed[f"{side}_positions"]) for side in ("input", "target")
-    }
+    sides = {side: Segments(packed[f"{side}_segments"], packed[f"{side}_positions"]) for side in ("input", "target")}
     segments = {f"{side}_segments": one for side, one in sides.items()}
     first = module.apply({}, packed["inputs"], **segments, method="first_tokens")
     decoder_inputs = shift_right_in_segments(jnp.asarray(packed["targets"]), packed["target_positions"], first)
@@ -136,7 +134,10 @@ def test_packed_examples_have_the_logits_that_they_have_alone():
     start = 0
     for inputs, targets, _ in row:
         alone = module.apply(
-            {"params": params}, inputs[None], shift_right(jnp.asarray(targets)[None], START), jnp.ones((1, len(inputs)), bool)
+            {"params": params},
+            inputs[None],
+            shift_right(jnp.asarray(targets)[None], START),
+            jnp.ones((1, len(inputs)), bool),
         )[0]
         np.testing.assert_allclose(together[start : start + len(targets)], alone, atol=2e-5)
         start += len(targets)
