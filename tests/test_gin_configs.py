@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from jaxmtl.main import GIN_FOLDER, GinConfig
-from jaxmtl.models import gpt, gpt_config, t5, t5_config
+from jaxmtl.models import bart, bart_config, gpt, gpt_config, t5, t5_config
 from jaxmtl.models.t5_config import named_config
 
 SMALL, PRETRAINED, TRAIN = "models/t5_1_1/small.gin", "models/pretrained.gin", "runs/train.gin"
@@ -21,6 +21,7 @@ CACHING = ["STORE=runs/store", "VOCABULARY=t5/spiece.model"]
 LAYERINGS = [
     *(([model, TRAIN], TRAINING) for model in MODELS),
     (["models/t5.gin", TRAIN], [*TRAINING, "SIZE=t5-small"]),
+    (["models/bart.gin", TRAIN], [*TRAINING, "SIZE=bart-base"]),
     (["models/gpt2.gin", TRAIN], [*TRAINING, "SIZE=gpt2-124m"]),
     (["models/opt.gin", TRAIN], [*TRAINING, "SIZE=opt-125m"]),
     ([PRETRAINED, TRAIN], [*TRAINING, "PRETRAINED=google/t5-v1_1-small"]),
@@ -46,6 +47,7 @@ WITH_TENSORFLOW = [
 PUBLISHED = {
     "t5_1_0": ("t5-{}", t5.T5, t5_config),
     "t5_1_1": ("t5-v1.1-{}", t5.T5, t5_config),
+    "bart": ("bart-{}", bart.BART, bart_config),
     "gpt2": ("gpt2-{}", gpt.GPT, gpt_config),
     "opt": ("opt-{}", gpt.GPT, gpt_config),
 }
@@ -113,7 +115,7 @@ def test_named_sizes_are_those_of_the_paper(model):
     assert made == configs.named_config(name.format(size))
 
 
-@pytest.mark.parametrize("configs", [t5_config, gpt_config], ids=lambda configs: configs.__name__)
+@pytest.mark.parametrize("configs", [t5_config, bart_config, gpt_config], ids=lambda configs: configs.__name__)
 def test_every_published_size_has_a_file(configs):
     names = [model.removesuffix(".gin").split("/")[1:] for model in MODELS if "tiny" not in model]
     found = {PUBLISHED[family][0].format(size) for family, size in names if PUBLISHED[family][2] is configs}

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 import tensorstore as ts
 from flax import serialization, traverse_util
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from jaxmtl.models.t5_config import T5Config
 from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained, load_module, load_pretrained, save_pretrained, save_t5x, step_of, unread
 from jaxmtl.weights.key_table import flat
 from jaxmtl.weights.t5x import FORMS
+from jaxmtl.weights.t5x_io import T5XArrays, find
 
 REAL = pathlib.Path(__file__).parents[3] / "shared" / "data" / "weights"
 WRITTEN_BY_T5X = ["t5x_v1_1", "t5x_v1_0"]
@@ -265,6 +268,24 @@ def index(change):
 def test_damage_is_told_in_one_line(home, damage, message):
     damage(home / "checkpoint_7")
     refused(home, message)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255), num_kept=st.floats(0.5, 1.5))
+def test_no_byte_of_an_index_gives_anything_but_one_line(home, place, byte, num_kept):
+    checkpoint = home / "checkpoint_7"
+    whole = (checkpoint / "checkpoint").read_bytes()
+    content = bytearray(whole)
+    content[int(place * len(content))] = byte
+    (checkpoint / "checkpoint").write_bytes(content[: int(num_kept * len(content))])
+    try:
+        arrays = T5XArrays(find(checkpoint))
+        for name in sorted(arrays.names())[:5]:
+            arrays.read(name)
+    except InputError as error:
+        assert "\n" not in str(error)
+    finally:
+        (checkpoint / "checkpoint").write_bytes(whole)
 
 
 def test_a_stack_without_an_axis_for_layers_is_refused(tmp_path):
