@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from jaxmtl.models.bart_config import BARTConfig
 from jaxmtl.models.gpt_config import GPTConfig
 from jaxmtl.models.t5_config import T5Config
 from jaxmtl.types import InputError
@@ -47,8 +48,19 @@ def _(config: GPTConfig, source: ArrayLike, target: ArrayLike) -> np.ndarray:
 
 @forward.register
 def _(config: T5Config, source: ArrayLike, target: ArrayLike) -> np.ndarray:
+    return _encoder_decoder(config, len(config.mlp_activations) + 1, source, target)
+
+
+@forward.register
+def _(config: BARTConfig, source: ArrayLike, target: ArrayLike) -> np.ndarray:
+    return _encoder_decoder(config, 2, source, target)
+
+
+def _encoder_decoder(
+    config: T5Config | BARTConfig, mlp_kernels: int, source: ArrayLike, target: ArrayLike
+) -> np.ndarray:
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
-    sizes = _Sizes(config)
+    sizes = _Sizes(config, mlp_kernels)
     encoder = config.num_encoder_layers * (
         source * (4 * sizes.projection + sizes.feed_forward) + sizes.attention(source, source)
     )
@@ -62,12 +74,12 @@ def _(config: T5Config, source: ArrayLike, target: ArrayLike) -> np.ndarray:
 
 
 class _Sizes:
-    """Operations of a T5's parts: of one projection and one feed-forward layer per token, of attention per pair."""
+    """Operations of parts: of one projection and one feed-forward layer per token, of attention per pair of tokens."""
 
-    def __init__(self, config: T5Config) -> None:
+    def __init__(self, config: T5Config | BARTConfig, mlp_kernels: int) -> None:
         self._inner = config.num_heads * config.head_dim
         self.projection = 2 * config.embed_dim * self._inner
-        self.feed_forward = 2 * config.embed_dim * config.mlp_dim * (len(config.mlp_activations) + 1)
+        self.feed_forward = 2 * config.embed_dim * config.mlp_dim * mlp_kernels
 
     def attention(self, queries: Any, keys: Any) -> Any:
         return 4 * queries * keys * self._inner

@@ -2,34 +2,48 @@
 
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxmtl.models.bart_config import BARTConfig
 from jaxmtl.models.gpt_config import GPTConfig
 from jaxmtl.types import InputError
 
 
+class Room(NamedTuple):
+    """The most tokens of an input, of its target, and of both together; None is no limit."""
+
+    inputs: int | None = None
+    targets: int | None = None
+    together: int | None = None
+
+
 @functools.singledispatch
-def most_tokens(config: Any) -> int | None:
-    """Tells how many tokens an input and its target may have together.
+def room(config: Any) -> Room:
+    """Tells how many tokens a model takes.
 
     Args:
       config: a model's config.
 
     Returns:
-      The number; None if there is no limit.
+      The limits.
     """
-    return None
+    return Room()
 
 
-@most_tokens.register
-def _(config: GPTConfig) -> int:
-    return config.max_positions + 1  # nobody reads a target's last token
+@room.register
+def _(config: GPTConfig) -> Room:
+    return Room(together=config.max_positions + 1)  # nobody reads a target's last token
+
+
+@room.register
+def _(config: BARTConfig) -> Room:
+    return Room(inputs=config.max_positions, targets=config.max_positions)
 
 
 def check_room(config: Any, inputs: Iterable[int], targets: Iterable[int], where: str) -> None:
-    """Refuses inputs and targets that are too long together.
+    """Refuses inputs and targets that are too long for a model.
 
     Args:
       config: a model's config.
@@ -40,13 +54,16 @@ def check_room(config: Any, inputs: Iterable[int], targets: Iterable[int], where
     Raises:
       InputError: naming the longest.
     """
-    limit, pairs = most_tokens(config), np.array([*zip(inputs, targets, strict=True)], np.int64).reshape(-1, 2)
-    if limit is None or not len(pairs):
+    pairs = np.array([*zip(inputs, targets, strict=True)], np.int64).reshape(-1, 2)
+    if not len(pairs):
         return
-    longest = int(pairs.sum(1).argmax())
-    source, target = pairs[longest].tolist()
-    if source + target > limit:
-        raise InputError(
-            f"{where}: row {longest} has {source} input and {target} target tokens, the model has room for {limit} in "
-            "all; shorten the inputs (MAX_INPUT_TOKENS, max_input_tokens) or generate fewer tokens"
-        )
+    counts = {"of input": pairs[:, 0], "of target": pairs[:, 1], "in all": pairs.sum(1)}
+    for (what, found), limit in zip(counts.items(), room(config), strict=True):
+        longest = int(found.argmax())
+        if limit is not None and found[longest] > limit:
+            source, target = pairs[longest].tolist()
+            raise InputError(
+                f"{where}: row {longest} has {source} input and {target} target tokens, the model has room for {limit} "
+                f"{what}; shorten the inputs (MAX_INPUT_TOKENS, max_input_tokens), the targets (MAX_TARGET_TOKENS) or "
+                "generate fewer tokens"
+            )

@@ -4,7 +4,7 @@ from typing import Any
 
 from jaxmtl.feed.manifest import Vocabulary
 from jaxmtl.feed.store import TokenStore
-from jaxmtl.models.lengths import check_room, most_tokens
+from jaxmtl.models.lengths import Room, check_room, room
 from jaxmtl.tokenizers import Tokenizer
 from jaxmtl.types import InputError
 
@@ -37,6 +37,6 @@ def check_reads(config: Any, tokenizer: Tokenizer | None, store: TokenStore) -> 
             f"the model has pad_id {config.pad_id} and eos_id {config.eos_id}, token store {store.folder} "
             f"{vocabulary.pad} and {vocabulary.eos}; give the model the store's ids or cache with its own vocabulary"
         )
-    if most_tokens(config) is not None:
+    if room(config) != Room():
         for split in store.manifest.splits:
             check_room(config, *store.lengths(split), f"token store {store.folder}, split {split!r}")

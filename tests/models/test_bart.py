@@ -11,6 +11,7 @@ from packing_toy import examples, packed_batch
 from jaxmtl.models.bart import BART
 from jaxmtl.models.bart_config import SIZES, BARTConfig, named_config
 from jaxmtl.models.decoding import greedy
+from jaxmtl.models.lengths import check_room
 from jaxmtl.models.masks import Segments
 from jaxmtl.models.shifting import shift_right, shift_right_in_segments
 from jaxmtl.types import InputError
@@ -198,3 +199,12 @@ def test_bfloat16_gives_float32_logits_near_those_of_float32():
     assert ours.dtype == jnp.float32
     # bfloat16 keeps 8 bits: a few hundredths of the scale after some layers.
     assert np.abs(ours - exact).max() <= 0.1 * np.abs(exact).max()
+
+
+def test_inputs_and_targets_have_room_each_for_themselves():
+    config = BARTConfig(**TINY)
+    check_room(config, [16, 3], [16, 2], "texts")
+    with pytest.raises(InputError, match="texts: row 1 has 17 input and 2 target tokens, .* room for 16 of input"):
+        check_room(config, [16, 17], [16, 2], "texts")
+    with pytest.raises(InputError, match="texts: row 0 has 1 input and 20 target tokens, .* room for 16 of target"):
+        check_room(config, [1], [20], "texts")

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmtl.models import gpt_config
+from jaxmtl.models import bart_config, gpt_config
 from jaxmtl.models.flops import forward
 from jaxmtl.models.gpt import GPT
 from jaxmtl.models.t5 import T5
@@ -24,6 +24,15 @@ def test_a_decoder_only_model_reads_the_prompt_and_then_the_target():
     # 12 x 4 x 768 x (512 x 512 + 128 x 640) = 12.684, output 128 x 768 x 50257 x 2 = 9.881.
     count = forward(gpt_config.named_config("gpt2-124m"), 512, 128)
     assert count / 1e9 == pytest.approx(108.717 + 12.684 + 9.881, rel=1e-4)
+
+
+def test_bart_base_needs_what_its_layers_add_up_to():
+    # Four kernels of attention and two of the feed-forward layer per encoder token; of the decoder's eight kernels two
+    # read the encoder's 512 states.
+    encoder, attention = 512 * 6 * 2 * (4 * 768**2 + 2 * 768 * 3072), 6 * 4 * 768 * 512**2
+    decoder = 64 * 6 * 2 * (6 * 768**2 + 2 * 768 * 3072) + 512 * 6 * 2 * 2 * 768**2
+    expected = encoder + attention + decoder + 6 * 4 * 768 * (64**2 + 64 * 512) + 64 * 2 * 768 * 50265
+    assert forward(bart_config.named_config("bart-base"), 512, 64) == expected
 
 
 def test_a_config_that_nobody_counts_is_refused():
