@@ -17,7 +17,6 @@ from jaxmtl.models.bart_layers import DecoderLayer, EncoderLayer, layer_norm
 from jaxmtl.models.layers import Embed, normal, parameter
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
 from jaxmtl.models.stack import stack_layers
-from jaxmtl.types import InputError
 
 Cache = dict[str, Any]
 
@@ -77,7 +76,7 @@ class BART(nn.Module):
           float32 [B, T, V], logits.
 
         Raises:
-          InputError: if only one of the two sides has segments, or plain rows are longer than the model has positions.
+          InputError: if only one of the two sides has segments.
         """
         mask = self._real(inputs, input_mask)
         memory = self.encode(inputs, mask, segments=input_segments, train=train)
@@ -147,12 +146,8 @@ class BART(nn.Module):
 
         Returns:
           "memory": keys and values [layers, B, S, H, K]; "self": zeros [layers, B·R, T, H, K].
-
-        Raises:
-          InputError: if the model has fewer positions.
         """
         config = self.config
-        self._positions(max_length, None)
         _, cross = self.decoder.cross_cache(None, memory)
         rows = memory.shape[0] * rows_per_input
         shape = (config.num_decoder_layers, rows, max_length, config.num_heads, config.head_dim)
@@ -174,7 +169,7 @@ class BART(nn.Module):
           float32 [B·R, V], logits, and the cache for the next step.
         """
         bias = causal_bias(position[None], jnp.arange(cache["self"][0].shape[2]))[None]
-        x = self._embed_targets(tokens[:, None], position[None] + POSITION_OFFSET)
+        x = self._embed_targets(tokens[:, None], self._rows(position[None]))
         carry = (x, cache["self"], jnp.zeros((), jnp.int32))
         mask = None if input_mask is None else Mask(keys=input_mask)
         (x, self_cache, _), _ = self.decoder.step(carry, cache["memory"], position, bias, mask)
@@ -185,12 +180,11 @@ class BART(nn.Module):
 
     def _positions(self, length: int, segments: Segments | None) -> jax.Array:
         """Returns rows of a position table: int32 [length], or [B, length] of packed rows."""
-        if segments is not None:
-            return segments.positions + POSITION_OFFSET
-        most = self.config.max_positions
-        if length > most:
-            raise InputError(f"{length} tokens in a row, this BART has {most} positions; cut texts to {most} tokens")
-        return jnp.arange(length) + POSITION_OFFSET
+        return self._rows(jnp.arange(length) if segments is None else segments.positions)
+
+    def _rows(self, positions: jax.Array) -> jax.Array:
+        # Only padding stands past the last position: `lengths.check_room` refuses longer texts before they come here.
+        return jnp.minimum(positions, self.config.max_positions - 1) + POSITION_OFFSET
 
     def _embed(self, tokens: jax.Array) -> jax.Array:
         x = self.token_embedding(tokens)
