@@ -380,13 +380,19 @@ def test_the_converter_pads_and_masks_like_our_batches(
 
 
 @pytest.mark.real_data
-def test_real_tasks_give_the_same_bytes_both_ways(data: types.SimpleNamespace, tmp_path: pathlib.Path) -> None:
-    t5 = tokenizers.load_tokenizer(DATA / "tokenizers" / "t5")
+@pytest.mark.parametrize("vocabulary, frame", [("t5", ([], [1])), ("roberta-base", ([0], [2]))])
+def test_real_tasks_give_the_same_bytes_both_ways(
+    data: types.SimpleNamespace, tmp_path: pathlib.Path, vocabulary: str, frame: tuple[list[int], list[int]]
+) -> None:
+    tokenizer = tokenizers.load_tokenizer(DATA / "tokenizers" / vocabulary)
     every = catalog.load("sni", DATA / "sni")
     chosen = [task for task in every.values() if "train" in task.splits][::60]
     how = Preprocessing(prompt=functools.partial(prompts.tk_instruct, num_positive=2))
-    names = data.seqio_tasks.register(chosen, how, t5, prefix="real")
-    data.seqio_mixtures.register("real", names)
-    through_seqio = data.cache.cache_mixture("real", ["train"], tmp_path / "seqio")
+    names = data.seqio_tasks.register(chosen, how, tokenizer, prefix=f"real_{vocabulary}")
+    data.seqio_mixtures.register(f"real_{vocabulary}", names)
+    through_seqio = data.cache.cache_mixture(f"real_{vocabulary}", ["train"], tmp_path / "seqio")
     assert len(chosen) >= 4
-    assert same_files(through_seqio, cache_tasks(chosen, ["train"], tmp_path / "direct", how, t5))
+    assert same_files(through_seqio, cache_tasks(chosen, ["train"], tmp_path / "direct", how, tokenizer))
+    start, end = frame
+    for ids in through_seqio.examples(through_seqio.task_names("train")[0], "train").row(0):
+        assert (ids[: len(start)].tolist(), ids[-1:].tolist()) == (start, end)
