@@ -36,6 +36,29 @@ for write in (
 """
 
 
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "a"
+    for content in ("first", "second"):
+        with files.replacing_folder(path) as partial:
+            (partial / content).write_text(content)
+    assert [child.name for child in path.iterdir()] == ["second"]
+    with pytest.raises(OSError, match="no more"), files.replacing_folder(path) as partial:
+        (partial / "third").write_text("half")
+        raise OSError("no more")
+    assert [child.name for child in path.iterdir()] == ["second"]
+    assert [child.name for child in path.parent.iterdir()] == ["a"]
+
+
+def test_a_folder_takes_the_place_of_a_file_and_of_what_a_crash_has_left(tmp_path):
+    (tmp_path / "a").write_text("a file")
+    (tmp_path / ".a.partial").mkdir()
+    (tmp_path / ".a.partial" / "stale").write_text("of a crash")
+    with files.replacing_folder(tmp_path / "a") as partial:
+        (partial / "whole").write_text("")
+    assert [child.name for child in (tmp_path / "a").iterdir()] == ["whole"]
+    assert [child.name for child in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_file_is_replaced_and_its_folder_made(tmp_path):
     path = tmp_path / "new" / "a"
     files.write_whole(path, "ä")

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from jaxmtl.commands import convert
 from jaxmtl.main import main
-from jaxmtl.weights import load_pretrained, save_pretrained
+from jaxmtl.weights import load_pretrained, save_pretrained, t5x
 
 
 def contents(folder):
@@ -73,6 +74,10 @@ def test_a_t5x_checkpoint_is_a_target_and_a_source(run_dir, tmp_path, capsys, fo
     assert contents(direct) == contents(back)
     assert main(["convert", str(direct), str(direct), f"--to={form}"]) == 1
     assert "holds safetensors" in capsys.readouterr().err
+
+
+def test_every_form_that_can_be_written_has_a_flag():
+    assert convert.FORMS.keys() == {"hf", *t5x.FORMS}
 
 
 @pytest.mark.real_data

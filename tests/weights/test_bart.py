@@ -10,7 +10,7 @@ import safetensors.numpy
 from jaxmtl.models.bart import BART
 from jaxmtl.models.bart_config import SIZES, BARTConfig, named_config
 from jaxmtl.types import InputError
-from jaxmtl.weights import Pretrained, bart_map, load_pretrained, resize_vocabulary, save_pretrained
+from jaxmtl.weights import Pretrained, bart_map, load_pretrained, resize_vocabulary, save_pretrained, save_t5x
 from jaxmtl.weights.safetensors_io import SINGLE
 
 SHARED = "model.shared.weight"
@@ -132,6 +132,12 @@ def test_what_a_config_says_of_generation_is_left_aside(pretrained, folder):
 def test_configs_that_do_not_fit_are_refused_in_one_line(folder, fields, message):
     change_config(folder, **fields)
     refused(folder, message)
+
+
+def test_t5x_checkpoints_hold_no_bart(pretrained, tmp_path):
+    with pytest.raises(InputError, match="T5X checkpoints hold T5s, this is a BART"):
+        save_t5x(tmp_path, pretrained)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", SIZES)
