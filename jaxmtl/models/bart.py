@@ -95,6 +95,11 @@ class BART(nn.Module):
         shape = inputs.shape[:1] if target_segments is None else target_segments.ids.shape
         return jnp.full(shape, self.config.decoder_start_id, jnp.int32)
 
+    def prompt_tokens(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Returns int32 [B, 1] and bool [B, 1], what the decoder has read before the first target: its start token."""
+        tokens = self.first_tokens(inputs, input_mask)[:, None]
+        return tokens, jnp.ones(tokens.shape, bool)
+
     def encode(
         self,
         inputs: jax.Array,

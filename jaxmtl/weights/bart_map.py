@@ -22,11 +22,6 @@ PREFIX = "model."
 SHARED, HEAD, LOGITS_BIAS = f"{PREFIX}shared.weight", "lm_head.weight", "final_logits_bias"
 IGNORED = {HEAD, *(f"{PREFIX}{side}.embed_tokens.weight" for side in ("encoder", "decoder"))}
 """Other names of the embedding."""
-GENERATION = (
-    "num_beams early_stopping no_repeat_ngram_size length_penalty min_length max_length forced_bos_token_id"
-    " forced_eos_token_id repetition_penalty do_sample temperature top_k top_p"
-)
-"""Fields by which released BARTs change how transformers generates."""
 
 _FIELDS = {
     "embed_dim": "d_model",
@@ -134,15 +129,6 @@ def config_from_hf(raw: Mapping[str, Any], where: str, dtype: str) -> BARTConfig
         dtype=dtype,
         **{ours: raw[theirs] for ours, theirs in _FIELDS.items() if raw.get(theirs) is not None},
     )
-
-
-def generation_defaults(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns how transformers would generate, as a raw `config.json` says it; nothing here applies that unasked.
-
-    Args:
-      raw: the parsed `config.json`.
-    """
-    return {name: raw[name] for name in GENERATION.split() if raw.get(name) is not None}
 
 
 def fit_to_tensors(config: BARTConfig, tensors: Tensors, where: str) -> BARTConfig:

@@ -1,7 +1,6 @@
 """BART against Hugging Face's torch BART on random weights, in float32."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -229,17 +228,3 @@ def test_bfloat16_stays_near_float32(pair, tmp_path):
     assert ours.dtype == jnp.float32
     # bfloat16 keeps 8 bits: a few hundredths of the scale after some layers.
     assert np.abs(ours - exact).max() <= 0.1 * np.abs(exact).max()
-
-
-def test_generation_defaults_of_a_config_are_left_aside(tmp_path):
-    from jaxmtl.weights.bart_map import generation_defaults
-
-    model = make_torch(*SIZES[1])
-    model.save_pretrained(tmp_path)
-    raw = json.loads((tmp_path / "config.json").read_text())
-    plain = load_pretrained(tmp_path)
-    raw |= {"num_beams": 4, "no_repeat_ngram_size": 3, "early_stopping": True, "forced_eos_token_id": 2}
-    (tmp_path / "config.json").write_text(json.dumps(raw))
-    assert load_pretrained(tmp_path).config == plain.config
-    wanted = {"num_beams": 4, "no_repeat_ngram_size": 3, "early_stopping": True, "forced_eos_token_id": 2}
-    assert wanted.items() <= generation_defaults(raw).items()

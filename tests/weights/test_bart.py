@@ -111,7 +111,6 @@ def test_what_a_config_says_of_generation_is_left_aside(pretrained, folder):
     wishes = {"num_beams": 4, "no_repeat_ngram_size": 3, "early_stopping": True, "forced_bos_token_id": 0}
     change_config(folder, **wishes)
     assert load_pretrained(folder).config == pretrained.config
-    assert bart_map.generation_defaults(json.loads((folder / "config.json").read_text())) == wishes
 
 
 @pytest.mark.parametrize(
