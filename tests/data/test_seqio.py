@@ -388,9 +388,10 @@ def test_real_tasks_give_the_same_bytes_both_ways(
     every = catalog.load("sni", DATA / "sni")
     chosen = [task for task in every.values() if "train" in task.splits][::60]
     how = Preprocessing(prompt=functools.partial(prompts.tk_instruct, num_positive=2))
-    names = data.seqio_tasks.register(chosen, how, tokenizer, prefix=f"real_{vocabulary}")
-    data.seqio_mixtures.register(f"real_{vocabulary}", names)
-    through_seqio = data.cache.cache_mixture(f"real_{vocabulary}", ["train"], tmp_path / "seqio")
+    name = f"real_{vocabulary.removesuffix('-base')}"
+    names = data.seqio_tasks.register(chosen, how, tokenizer, prefix=name)
+    data.seqio_mixtures.register(name, names)
+    through_seqio = data.cache.cache_mixture(name, ["train"], tmp_path / "seqio")
     assert len(chosen) >= 4
     assert same_files(through_seqio, cache_tasks(chosen, ["train"], tmp_path / "direct", how, tokenizer))
     start, end = frame
