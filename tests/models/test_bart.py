@@ -117,7 +117,7 @@ def test_steps_give_the_logits_of_the_whole_and_rows_share_one_memory():
 
 def test_packed_examples_have_the_logits_that_they_have_alone():
     module, params, _ = golden()
-    row = examples(np.random.default_rng(2), [(9, 4), (3, 2), (8, 6)], 48)  # 20 tokens; the model has 16 positions
+    row = examples(np.random.default_rng(2), [(9, 4), (8, 6)], 48)  # 17 tokens; the model has 16 positions
     packed = packed_batch([row], 22, 13)
     sides = {side: Segments(packed[f"{side}_segments"], packed[f"{side}_positions"]) for side in ("input", "target")}
     segments = {f"{side}_segments": one for side, one in sides.items()}
