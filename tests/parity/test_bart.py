@@ -9,7 +9,9 @@ import pytest
 import safetensors.numpy
 from packing_toy import examples, packed_batch
 
-from jaxmtl.models.decoding import greedy
+from jaxmtl.models.beam_search import BeamSearch
+from jaxmtl.models.decoding import Generation, generate, greedy
+from jaxmtl.models.logit_rules import NoRepeatNgram
 from jaxmtl.models.shifting import shift_right
 from jaxmtl.training.objectives import EncoderDecoderLoss, sum_segments
 from jaxmtl.weights import load_pretrained, resize_vocabulary, save_pretrained
@@ -153,7 +155,7 @@ def our_sum(model, inputs, targets):
     return -np.take_along_axis(log_probs, targets[..., None].astype(np.int64), -1).sum()
 
 
-def generated(model, inputs, tokens):
+def generated(model, inputs, tokens, **options):
     import torch
 
     return model.generate(
@@ -161,8 +163,7 @@ def generated(model, inputs, tokens):
         attention_mask=torch.tensor(inputs != PAD).long(),
         max_new_tokens=tokens,
         do_sample=False,
-        num_beams=1,
-        use_cache=False,
+        **({"num_beams": 1, "use_cache": False} | options),
     )[:, 1:].numpy()
 
 
@@ -172,6 +173,17 @@ def test_greedy_generations_are_those_of_torch(pair):
     reference = generated(model, inputs, 17)
     tokens = np.asarray(greedy(pretrained.module, pretrained.params, inputs, inputs != PAD, max_tokens=17))
     np.testing.assert_array_equal(tokens[:, : reference.shape[1]], reference)
+
+
+def test_the_released_models_way_of_generating_gives_the_tokens_of_torch(pair):
+    # What the config.json of released BARTs asks for, here asked for in words: four beams, no trigram twice.
+    model, pretrained = pair
+    inputs, _ = padded_batch(3, rows=6)
+    reference = generated(model, inputs, 12, num_beams=4, no_repeat_ngram_size=3, use_cache=True)
+    how = Generation(max_tokens=12, method=BeamSearch(num_beams=4), rules=(NoRepeatNgram(3),))
+    streams = np.zeros(len(inputs), np.uint32)
+    tokens = generate(pretrained.module, pretrained.params, inputs, inputs != PAD, streams, how=how)
+    np.testing.assert_array_equal(np.asarray(tokens)[:, : reference.shape[1]], reference)
 
 
 def test_a_round_trip_is_bit_identical_and_transformers_loads_it(pair, tmp_path):
