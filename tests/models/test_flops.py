@@ -50,10 +50,11 @@ def test_lengths_broadcast():
 def test_the_compiler_counts_nearly_the_same_for_a_decoder_only_model():
     sizes = dict(vocab_size=512, embed_dim=64, num_heads=4, mlp_dim=128, token_dim=32, num_layers=1)
     module = GPT(gpt_config.OPTConfig(**sizes))
-    tokens = [jnp.ones((2, length), jnp.int32) for length in (96, 64)]
+    # A short prompt: of one block alone the compiler leaves out what nobody asks for, all but its keys and values.
+    tokens = [jnp.ones((2, length), jnp.int32) for length in (1, 64)]
     params = jax.jit(module.init)(jax.random.key(0), *tokens)
     counted = jax.jit(module.apply).lower(params, *tokens).compile().cost_analysis()["flops"]
-    assert 2 * float(forward(module.config, 96, 64)) == pytest.approx(counted, rel=0.2)
+    assert 2 * float(forward(module.config, 1, 64)) == pytest.approx(counted, rel=0.2)
 
 
 @pytest.mark.parametrize("activations", [("relu",), ("gelu", "linear")])

@@ -87,7 +87,14 @@ def test_packing_changes_neither_losses_nor_gradients(monkeypatch, style, scores
         assert_close_to_scale(getattr(sums, name)[held], getattr(plain_losses, name).sum(-1))
         assert not np.any(getattr(sums, name)[~held])
     assert_close_to_scale(total, expected)
-    jax.tree.map(assert_close_to_scale, packed_grads, plain_grads)
+    for (path, ours), reference in zip(
+        jax.tree_util.tree_leaves_with_path(packed_grads), jax.tree.leaves(plain_grads), strict=True
+    ):
+        if jax.tree_util.keystr(path, simple=True, separator="/") == "layers/attention/key/bias":
+            # It adds the same to all scores of a query, which changes no weight: both gradients are rounding.
+            assert max(np.abs(ours).max(), np.abs(reference).max()) <= 1e-6
+        else:
+            assert_close_to_scale(ours, reference)
 
 
 @functools.partial(jax.jit, static_argnums=0)
