@@ -157,7 +157,9 @@ def test_headers_say_what_a_file_is_for_and_what_it_needs(file):
         assert re.search(r"Run: jaxmtl |Give after |Included by ", header), "the header does not say how to run it"
 
 
-@pytest.mark.parametrize("file", sorted(file for file in all_files() if file.startswith(("runs/", "studies/", "tasks/"))))
+@pytest.mark.parametrize(
+    "file", sorted(file for file in all_files() if file.startswith(("runs/", "studies/", "tasks/")))
+)
 def test_what_a_header_says_is_often_changed_can_be_changed(file):
     header = re.sub(r"\n# *", " ", (GIN_FOLDER / file).read_text("utf-8"))
     found = re.search(r"Often changed: ([A-Z_, ]+)\.", header)

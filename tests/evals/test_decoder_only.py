@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jaxmtl.evals import generation, requests, scoring
+from jaxmtl.feed.parts import Part
 from jaxmtl.feed.writer import Rows, StoreWriter
 from jaxmtl.models.gpt import GPT
 from jaxmtl.models.gpt_config import GPT2Config
@@ -87,7 +88,7 @@ def test_texts_that_are_too_long_for_the_positions_are_refused(pretrained, token
         scoring.loss(pretrained, ["b" * 31], ["no"])
     rows = Rows(ids=["x"], inputs=[[1] * 30], targets=[[2, 3, 4, END]], references=[["abc"]])
     with StoreWriter(tmp_path / "store", tokenizer, {}) as writer:
-        writer.add("task", "train", rows, category="c", metric="rouge_l", origin="x")
+        writer.add(Part(task="task", split="train", category="c", metric="rouge_l", origin="x"), rows)
         store = writer.finish()
     with pytest.raises(InputError, match="split 'train': row 0 has 30 input and 4 target tokens"):
         check_reads(pretrained.config, tokenizer, store)

@@ -116,7 +116,7 @@ def test_a_broken_config_is_named(folder, content, message):
     [
         (dict(d_kv=...), "field 'd_kv' is missing; expected a T5 config"),
         (dict(num_heads=None), "field 'num_heads' is missing"),
-        (dict(model_type="bart"), "unknown model_type 'bart'; closest: t5"),
+        (dict(model_type="t55"), "unknown model_type 't55'; closest: t5"),
         (dict(model_type=["t5"]), "unknown model_type"),
         (dict(feed_forward_proj="gated-silu"), "feed_forward_proj is 'gated-silu', expected one of"),
         (dict(feed_forward_proj=["relu"]), "feed_forward_proj is "),
