@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors
 
 from jaxmtl.files import write_whole
+from jaxmtl.sentencepiece_json import SPACE, is_xlmr, splits_on_whitespace, xlmr_json
 from jaxmtl.types import InputError
 
 SENTENCEPIECE_FILE = "spiece.model"
@@ -22,7 +23,6 @@ JSON_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 NUM_EXTRA_IDS = 100
 """Sentinels that a SentencePiece model gets unless a file beside it says otherwise: T5's number."""
-_SPACE = "\u2581"  # how SentencePiece writes a space
 _BPE_FILES = {"vocab.json": "merges.txt", "encoder.json": "vocab.bpe"}
 _KNOWN_SPECIALS = {
     "pad_token": ("<pad>", "[PAD]"),
@@ -232,7 +232,7 @@ class _SentencePiece:
                 parts += [self.names[index] for index in pieces]
             else:
                 # A run that starts a word lost its space in decoding; only the text's first space is not wanted.
-                starts_word = self.model.id_to_piece(pieces[0]).startswith(_SPACE)
+                starts_word = self.model.id_to_piece(pieces[0]).startswith(SPACE)
                 parts += [" " if parts and starts_word else "", self.model.decode(pieces)]
         return "".join(parts)
 
@@ -263,6 +263,8 @@ def _from_sentencepiece(file: Path, content: bytes, num_extra_ids: int) -> Token
     except RuntimeError as error:
         raise InputError(f"vocabulary file {file} is no SentencePiece model ({_one_line(error)})") from error
     model = coder.model
+    if is_xlmr(file.name, model):
+        return _from_json(file, xlmr_json(content, model))
     pad, eos, unk = ids = (model.pad_id(), model.eos_id(), model.unk_id())
     if min(ids) < 0:
         raise InputError(
@@ -277,7 +279,7 @@ def _from_sentencepiece(file: Path, content: bytes, num_extra_ids: int) -> Token
         eos_token_id=eos,
         unk_token_id=unk,
         num_extra_ids=num_extra_ids,
-        splits_on_whitespace=_splits_on_whitespace(model),
+        splits_on_whitespace=splits_on_whitespace(model),
         fingerprint=hashlib.sha256(content + f"\nextra_ids={num_extra_ids}".encode()).hexdigest(),
         source=file,
         files={SENTENCEPIECE_FILE: content, CONFIG_FILE: json.dumps(config, indent=2).encode()},
@@ -350,12 +352,6 @@ def _bpe_json(vocab: Path) -> bytes:
             pipeline.post_processor = processors.RobertaProcessing(("</s>", eos), ("<s>", bos), add_prefix_space=False)
     pipeline.add_special_tokens([token for token in special if pipeline.token_to_id(token) is not None])
     return pipeline.to_str().encode()
-
-
-def _splits_on_whitespace(model: sentencepiece.SentencePieceProcessor) -> bool:
-    inside = any(_SPACE in model.id_to_piece(index)[1:] for index in range(model.get_piece_size()))
-    tidy = model.encode(" \n") == [] and model.encode(" a\n b ") == [*model.encode("a"), *model.encode("b")]
-    return tidy and not inside
 
 
 def _special_id(kind: str, config: Mapping[str, Any], ids: Mapping[str, int]) -> int | None:

@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "jaxmtl"
 ORDER = (
-    "types files tokenizers tasks feed models adapters partitioning weights checkpoints training"
+    "types files sentencepiece_json tokenizers tasks feed models adapters partitioning weights checkpoints training"
     " evals studies reports commands hosts main"
 ).split()
 ALLOWED = {part: set(ORDER[: ORDER.index(part)]) for part in ORDER}
