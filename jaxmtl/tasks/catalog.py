@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxmtl.tasks import jsonl, sni, text, toy
+from jaxmtl.tasks import jsonl, sni, text, toy, transfer
 from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.types import InputError, unknown_name
 
@@ -14,6 +14,7 @@ READERS: dict[str, Callable[..., dict[str, TaskSpec]]] = {
     "sni": sni.load,
     "text": text.load,
     "toy": toy.load,
+    "transfer": transfer.load,
 }
 """Collection name to its reader: a function of (data_dir, **options); `data_dir` has a default where none is needed."""
 
