@@ -31,6 +31,8 @@ RULES: Rules = (
     ("relative_buckets", None),
     ("positions", None),
     ("token_embed", None),
+    ("head_stack", None),
+    ("labels", None),
 )
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from jaxmtl.models.bart_config import BARTConfig
 from jaxmtl.models.gpt_config import GPTConfig
+from jaxmtl.models.roberta_config import RobertaConfig
 from jaxmtl.models.t5_config import T5Config
 from jaxmtl.types import InputError
 
@@ -32,6 +33,15 @@ def forward(config: Any, source: ArrayLike, target: ArrayLike) -> np.ndarray:
       InputError: if nobody has said how to count for this kind of config.
     """
     raise InputError(f"the operations of a {type(config).__name__} cannot be counted; register it in models/flops.py")
+
+
+@forward.register
+def _(config: RobertaConfig, source: ArrayLike, target: ArrayLike) -> np.ndarray:
+    # Heads need next to nothing: what a row costs does not depend on its labels.
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    width = config.embed_dim
+    per_token = 2 * width * (4 * width + 2 * config.mlp_dim)
+    return config.num_layers * (source * per_token + 4 * width * source * source) + 0.0 * target
 
 
 @forward.register

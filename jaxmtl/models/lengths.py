@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxmtl.models.bart_config import BARTConfig
 from jaxmtl.models.gpt_config import GPTConfig
+from jaxmtl.models.roberta_config import RobertaConfig
 from jaxmtl.types import InputError
 
 
@@ -40,6 +41,11 @@ def _(config: GPTConfig) -> Room:
 @room.register
 def _(config: BARTConfig) -> Room:
     return Room(inputs=config.max_positions, targets=config.max_positions)
+
+
+@room.register
+def _(config: RobertaConfig) -> Room:
+    return Room(inputs=config.max_tokens)
 
 
 def check_room(config: Any, inputs: Iterable[int], targets: Iterable[int], where: str) -> None:

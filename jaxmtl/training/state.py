@@ -11,6 +11,7 @@ import optax
 from flax.linen.spmd import LogicallyPartitioned
 from jax.sharding import Mesh
 
+from jaxmtl.models.initial import initial_arguments
 from jaxmtl.partitioning import RULES, Rules, replicated, shardings_for
 from jaxmtl.training.optim import Optimizer
 from jaxmtl.training.schedules import Schedule
@@ -60,11 +61,10 @@ def init_params(module: nn.Module, rng: jax.Array) -> Any:
     """Returns a module's new parameters, leaves boxed with their logical axes.
 
     Args:
-      module: takes `inputs` and `decoder_inputs`.
+      module: the model.
       rng: key.
     """
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    return module.init(rng, inputs=tokens, decoder_inputs=tokens)["params"]
+    return module.init(rng, **initial_arguments(module))["params"]
 
 
 def make_plan(
@@ -110,8 +110,12 @@ def make_plan(
     )
 
 
+STACKS = (("layers",), ("head_stack",))
+"""First logical axis of leaves that hold one parameter after the other."""
+
+
 def stacked_leaves(boxed: Any) -> Any:
-    """Marks the leaves whose first logical axis is "layers".
+    """Marks the leaves whose first logical axis counts layers or heads, each of which is a parameter of its own.
 
     Args:
       boxed: parameter tree with leaves boxed by their logical axes; a leaf without box is not stacked.
@@ -120,7 +124,7 @@ def stacked_leaves(boxed: Any) -> Any:
       The unboxed tree with bools as leaves.
     """
     is_box = lambda leaf: isinstance(leaf, LogicallyPartitioned)
-    return jax.tree.map(lambda leaf: is_box(leaf) and leaf.names[:1] == ("layers",), boxed, is_leaf=is_box)
+    return jax.tree.map(lambda leaf: is_box(leaf) and leaf.names[:1] in STACKS, boxed, is_leaf=is_box)
 
 
 def optimizer_shardings(opt_state: Any, params: Any, param_shardings: Any, mesh: Mesh) -> Any:

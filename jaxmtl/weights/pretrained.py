@@ -15,16 +15,20 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from jaxmtl.files import write_whole
+from jaxmtl.models.initial import initial_arguments
 from jaxmtl.partitioning import shardings_for
 from jaxmtl.tokenizers import Tokenizer, load_tokenizer
 from jaxmtl.types import InputError, unknown_name
-from jaxmtl.weights import bart_map, gpt2_map, key_table, opt_map, run_folder, t5_map, t5x_io, t5x_map
+from jaxmtl.weights import bart_map, gpt2_map, key_table, opt_map, roberta_map, run_folder, t5_map, t5x_io, t5x_map
 from jaxmtl.weights.json_file import read_object
 from jaxmtl.weights.refusals import reason
 from jaxmtl.weights.safetensors_io import TensorFolder, write_tensors
 from jaxmtl.weights.t5x_layers import UnscannedArrays
 
-FAMILIES: Mapping[str, ModuleType] = {family.MODEL_TYPE: family for family in (t5_map, bart_map, gpt2_map, opt_map)}
+FAMILIES: Mapping[str, ModuleType] = {
+    **{family.MODEL_TYPE: family for family in (t5_map, bart_map, gpt2_map, opt_map)},
+    **dict.fromkeys(roberta_map.MODEL_TYPES, roberta_map),
+}
 """Key tables by `model_type`."""
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
@@ -199,13 +203,12 @@ def resize_vocabulary(pretrained: Pretrained, rows: int) -> Pretrained:
     is_boxed = lambda node: isinstance(node, nn.LogicallyPartitioned)
     params = jax.tree.map(fit, abstract_params(pretrained.module), params, is_leaf=is_boxed)
     config = dataclasses.replace(config, vocab_size=rows)
-    return Pretrained(config, type(pretrained.module)(config), params, pretrained.tokenizer)
+    return Pretrained(config, _family_of(config).MODULE(config), params, pretrained.tokenizer)
 
 
 def abstract_params(module: nn.Module) -> Any:
     """Returns the module's parameter tree as shapes boxed with their logical axes; nothing is allocated."""
-    tokens = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return jax.eval_shape(module.init, jax.random.key(0), tokens, tokens)["params"]
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), **initial_arguments(module)))["params"]
 
 
 def _find(path: str | os.PathLike) -> pathlib.Path:

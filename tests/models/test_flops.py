@@ -6,6 +6,7 @@ import pytest
 from jaxmtl.models import bart_config, gpt_config
 from jaxmtl.models.flops import forward
 from jaxmtl.models.gpt import GPT
+from jaxmtl.models.roberta_config import named_config as roberta_config
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import T5Config, named_config
 from jaxmtl.types import InputError
@@ -17,6 +18,11 @@ def test_the_small_shape_needs_what_its_layers_add_up_to():
     # attention 0.201 and 1.611, output 4.211.
     expected = 38.655 + 12.885 + 5.637 + 6.442 + 0.201 + 1.611 + 4.211
     assert forward(named_config("t5-v1.1-small"), 1024, 128) / 1e9 == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_encoder_needs_what_its_layers_add_up_to():
+    # By hand, in 10^9: 12 layers x (128 tokens x 2 x 768 x (4 x 768 + 2 x 3072) + attention 4 x 768 x 128 x 128).
+    assert forward(roberta_config("roberta-base"), 128, 64) / 1e9 == pytest.approx(12 * (1.811939 + 0.050332), rel=1e-5)
 
 
 def test_a_decoder_only_model_reads_the_prompt_and_then_the_target():
