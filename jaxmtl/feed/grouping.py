@@ -137,7 +137,8 @@ def pad(rows: TaskRows, draw: Draw, shape: tuple[int, int]) -> Batch:
       shape: (S, T), at least as long as the longest row.
 
     Returns:
-      The batch; `loss_mask` is 1 on target tokens. Where the store has instructions, also `instructions` [B, I].
+      The batch; `loss_mask` is 1 on target tokens, and on the labels of a row 1 over their number. Where the store has
+      instructions, also `instructions` [B, I].
     """
     size = len(draw.task_ids)
     inputs = np.full((size, shape[0]), rows.pad_id, np.int32)
@@ -147,7 +148,7 @@ def pad(rows: TaskRows, draw: Draw, shape: tuple[int, int]) -> Batch:
         source, target = rows.row(task, example)
         inputs[place, : len(source)] = source
         targets[place, : len(target)] = target
-        loss_mask[place, : len(target)] = 1.0
+        loss_mask[place, : len(target)] = rows.weights(task, target)
     extra = {"instructions": _instructions(rows, draw)} if rows.max_instruction_tokens else {}
     ids = {"task_ids": draw.task_ids.astype(np.int32), "example_ids": draw.example_ids.astype(np.int32)}
     return {"inputs": inputs, "targets": targets, "loss_mask": loss_mask, **ids, **extra}

@@ -68,6 +68,8 @@ class Entry:
       origin: SHA-256 of the texts that it was made from.
       num_instruction_tokens: ids of all instructions together.
       max_instruction_tokens: ids of the longest instruction; 0 in a file without instructions.
+      answer: what targets are: "" for token ids; "class", "tags" or "span", see `jaxmtl.tasks.answers`.
+      labels: names of the labels whose ids the targets hold.
     """
 
     file: str
@@ -83,6 +85,8 @@ class Entry:
     origin: str
     num_instruction_tokens: int = 0
     max_instruction_tokens: int = 0
+    answer: str = ""
+    labels: list = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 
+from jaxmtl.tasks.answers import answer_of
 from jaxmtl.tasks.spec import TaskSpec
 
 
@@ -17,6 +18,8 @@ class Part:
       category: the task's category.
       metric: the task's headline metric.
       origin: SHA-256 of all that its rows may depend on, but for vocabulary and preprocessing.
+      answer: what its targets are: "" for token ids, or a kind of `jaxmtl.tasks.answers`.
+      labels: names of the labels whose ids the targets hold; none for token ids and spans.
     """
 
     task: str
@@ -24,11 +27,21 @@ class Part:
     category: str
     metric: str
     origin: str
+    answer: str = ""
+    labels: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, task: TaskSpec, split: str) -> "Part":
         """Describes one split of a task spec."""
         return cls(task=task.name, split=split, category=task.category, metric=task.metric, origin=origin(task, split))
+
+    @classmethod
+    def of_answers(cls, task: TaskSpec, split: str) -> "Part":
+        """Describes one split of a task spec whose targets will be labels, tags or spans."""
+        part, answer = cls.of(task, split), answer_of(task)
+        decides = json.dumps([part.origin, answer.kind, answer.labels])
+        digest = hashlib.sha256(decides.encode()).hexdigest()
+        return dataclasses.replace(part, origin=digest, answer=answer.kind, labels=answer.labels)
 
 
 def origin(task: TaskSpec, split: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxmtl.feed.permutation import permute, stream_key
 from jaxmtl.feed.sampler import Draw
 from jaxmtl.feed.store import Examples, TokenStore
+from jaxmtl.tasks.answers import IGNORED
 from jaxmtl.types import InputError
 
 
@@ -78,6 +79,22 @@ class TaskRows:
         """
         stored = self._places(task_id, np.array([example_id]))[0]
         return self._task(task_id).row(int(stored))
+
+    def weights(self, task_id: int, targets: np.ndarray) -> np.ndarray | float:
+        """Returns how much each target of a row counts in the loss.
+
+        Args:
+          task_id: which task.
+          targets: int32 [t], the row's targets.
+
+        Returns:
+          1 for token ids. For labels float64 [t] that add up to 1, so that each example weighs the same; 0 where there
+          is no label.
+        """
+        if not self.entries[task_id].answer:
+            return 1.0
+        counted = targets != IGNORED
+        return counted / max(1, np.count_nonzero(counted))
 
     def instruction(self, task_id: int, example_id: int) -> np.ndarray:
         """Reads what a hypernetwork reads for one row; only where `max_instruction_tokens` is above 0.

@@ -18,6 +18,7 @@ from jaxmtl.feed.manifest import Entry, Vocabulary, check_split_name, file_of
 from jaxmtl.feed.parts import Part
 from jaxmtl.feed.store import INSTRUCTED_SCHEMA, SCHEMA
 from jaxmtl.files import replacing
+from jaxmtl.tasks.answers import IGNORED, SPAN
 from jaxmtl.tasks.spec import check_task_name
 from jaxmtl.types import InputError
 
@@ -123,7 +124,10 @@ class UnfinishedParts:
         _check_rows(rows, where)
         columns = {name: _ragged(column) for name, column in rows.columns().items()}
         for name, (ids, _) in columns.items():
-            self._check_ids(where, name.removesuffix("s"), ids)
+            if name == "targets" and part.answer:
+                _check_answers(where, part, ids)
+            else:
+                self._check_ids(where, name.removesuffix("s"), ids)
         try:
             content = _arrow_file(rows, columns)
         except (TypeError, UnicodeError, pa.ArrowException) as error:
@@ -136,6 +140,8 @@ class UnfinishedParts:
             category=part.category,
             metric=part.metric,
             origin=part.origin,
+            answer=part.answer,
+            labels=list(part.labels),
             **_token_counts(columns),
         )
         write_file(file, content)
@@ -182,6 +188,14 @@ def _check_rows(rows: Rows, where: str) -> None:
                 raise InputError(
                     f"{where}: example {rows.ids[index]!r} has {name} without any token; expected at least one"
                 )
+
+
+def _check_answers(where: str, part: Part, ids: np.ndarray) -> None:
+    """Refuses label ids that have no label, and places before the first token."""
+    most = np.iinfo(np.int32).max if part.answer == SPAN else len(part.labels) - 1
+    wrong = ids[(ids != IGNORED) & ((ids < 0) | (ids > most))]
+    if wrong.size:
+        raise InputError(f"{where}: targets hold {wrong[0]}; expected {IGNORED} or 0 to {most} for {part.answer!r}")
 
 
 _Ragged = tuple[np.ndarray, np.ndarray]
