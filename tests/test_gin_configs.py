@@ -13,7 +13,9 @@ from jaxmtl.models.t5_config import named_config
 
 SMALL, PRETRAINED, TRAIN = "models/t5_1_1/small.gin", "models/pretrained.gin", "runs/train.gin"
 TRAINING = ["STORE=runs/store", "RUN_DIR=runs/first"]
-MODELS = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("models/*/*.gin"))
+ROBERTAS = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("models/roberta/*.gin"))
+HEADS = "runs/heads.gin"
+MODELS = sorted({str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("models/*/*.gin")} - set(ROBERTAS))
 MESHES = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("mesh/*.gin"))
 TRANSFER = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("studies/transfer_matters/*.gin"))
 CACHING = ["STORE=runs/store", "VOCABULARY=t5/spiece.model"]
@@ -35,6 +37,11 @@ LAYERINGS = [
     *((["runs/evaluate.gin", mesh], [*TRAINING, "CHECKPOINT=runs/first"]) for mesh in MESHES),
     (["models/t5_1_1/tiny.gin", "runs/untrained.gin"], TRAINING),
     ([SMALL, "runs/untrained.gin", "mesh/cpu1.gin"], TRAINING),
+    *(([model, TRAIN, HEADS], TRAINING) for model in ROBERTAS),
+    (["models/roberta.gin", TRAIN, HEADS], [*TRAINING, "SIZE=roberta-base"]),
+    (["models/roberta_pretrained.gin", TRAIN, HEADS], [*TRAINING, "PRETRAINED=FacebookAI/xlm-roberta-base"]),
+    (["runs/evaluate_heads.gin"], [*TRAINING, "CHECKPOINT=runs/heads"]),
+    (["tasks/transfer.gin"], [*CACHING, "DATA_DIR=data"]),
 ]
 SNI = ("sni_train", "sni_test", "transfer_matters", "transfer_matters_unseen")
 WITH_TENSORFLOW = [

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxmtl.commands.evaluate import git_hash
+from jaxmtl.commands.heads import check_heads
 from jaxmtl.types import InputError
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def train(
     folder, mesh = pathlib.Path(run_dir), mesh or make_mesh()
     parts = Parts(store=store, module=module, mesh=mesh, run_dir=folder, config_hash=config_hash)
     stream = make_stream(store, **_stream_options(parts))
+    check_heads(module, stream.rows.names)
     run = make_run(
         module=module,
         stream=stream,

@@ -71,8 +71,8 @@ def evaluate(
       per target token (of the store's target, end token included).
 
     Raises:
-      InputError: if a task has no example in the split, the store was made with another vocabulary, the run folder
-        holds results of another split, the weights give no finite NLL, or a file cannot be written.
+      InputError: if the model has heads, a task has no example in the split, the store has another vocabulary,
+        the run folder holds results of another split, the weights give no finite NLL, or a file cannot be written.
       UnknownNameError: if there is no such split, task or metric.
     """
     run_dir, labels = pathlib.Path(run_dir), labels or Labels()
@@ -122,6 +122,8 @@ def _write_summary(
 
 
 def _with_tokenizer(pretrained: Pretrained, store: TokenStore) -> Pretrained:
+    if getattr(pretrained.config, "heads", ()):
+        raise InputError("this model has heads and writes no texts; score its answers with runs/evaluate_heads.gin")
     check_reads(pretrained.config, pretrained.tokenizer, store)
     if pretrained.tokenizer is not None:
         return pretrained

@@ -1,0 +1,85 @@
+"""Scores a model with heads on the tasks of a token store: predictions, scores.json and records, as for texts."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Sequence
+
+import jax
+
+from jaxmtl.evals import files, summary
+from jaxmtl.evals.answers import Predicted, predict, score
+from jaxmtl.evals.fingerprint import weights_hash
+from jaxmtl.evals.spans import SpanChoice
+from jaxmtl.evals.summary import Labels
+from jaxmtl.feed.store import TokenStore
+from jaxmtl.types import InputError, Progress, Scores
+from jaxmtl.weights import Pretrained, check_reads
+
+
+def evaluate(
+    pretrained: Pretrained,
+    store: TokenStore,
+    split: str,
+    run_dir: str | os.PathLike,
+    *,
+    tasks: Sequence[str] | None = None,
+    batch_size: int = 32,
+    span_choice: SpanChoice | None = None,
+    labels: Labels | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Scores]:
+    """Answers a split and writes predictions/TASK.jsonl, scores.json and records.jsonl into the run folder.
+
+    Args:
+      pretrained: a model with a head for each of the tasks.
+      store: the tokenised examples, with typed answers.
+      split: split to score.
+      run_dir: where to write.
+      tasks: names of tasks; all tasks of the split if None.
+      batch_size: rows computed at once; no answer depends on it.
+      span_choice: how spans are chosen; the default if None.
+      labels: what the records say about the run; nothing but the folder's name if None.
+      progress: told after each task.
+
+    Returns:
+      Task name to its scores in percent; "score" is the task's own metric.
+
+    Raises:
+      InputError: if the model has no heads or other ones, the store was made with another vocabulary, or the run folder
+        holds results of another split.
+      UnknownNameError: if there is no such split or task, or no head for it.
+    """
+    run_dir, labels = pathlib.Path(run_dir), labels or Labels()
+    labels = dataclasses.replace(labels, run=labels.run or run_dir.resolve().name)
+    check_reads(pretrained.config, pretrained.tokenizer, store)
+    if not getattr(pretrained.config, "heads", ()):
+        raise InputError("this model has no heads; score what it writes with runs/evaluate.gin")
+    for held in sorted(files.splits_held(run_dir) - {split}):
+        raise InputError(f"{run_dir} holds results of split {held!r}; evaluate split {split!r} into another RUN_DIR")
+    names = list(store.task_names(split) if tasks is None else tasks)
+    settings = dict(split=split, weights_hash=weights_hash(pretrained.params))
+    scores: dict[str, Scores] = {}
+    for number, name in enumerate(names, 1):
+        predicted = predict(
+            pretrained.module,
+            pretrained.params,
+            store,
+            split,
+            tasks=[name],
+            batch_size=batch_size,
+            span_choice=span_choice,
+        )
+        scores |= score(predicted, store, split)
+        if jax.process_index() == 0:
+            files.write_rows(files.prediction_file(run_dir, name), [_row(one, split) for one in predicted[name]])
+        if progress is not None:
+            progress(number, len(names), name)
+    if jax.process_index() == 0:
+        files.write_whole(run_dir / files.SCORES, summary.scores_json(scores, settings, labels))
+        files.append_records(run_dir / files.RECORDS, summary.records(scores, settings, labels))
+    return scores
+
+
+def _row(predicted: Predicted, split: str) -> dict[str, object]:
+    return {"split": split, **dataclasses.asdict(predicted)}
