@@ -58,7 +58,9 @@ def evaluate(
     for held in sorted(files.splits_held(run_dir) - {split}):
         raise InputError(f"{run_dir} holds results of split {held!r}; evaluate split {split!r} into another RUN_DIR")
     names = list(store.task_names(split) if tasks is None else tasks)
-    settings = dict(split=split, weights_hash=weights_hash(pretrained.params))
+    span_choice = span_choice or SpanChoice()
+    spans = dataclasses.asdict(span_choice)
+    settings = dict(split=split, weights_hash=weights_hash(pretrained.params), spans=spans)
     scores: dict[str, Scores] = {}
     for number, name in enumerate(names, 1):
         predicted = predict(

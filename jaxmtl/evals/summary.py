@@ -62,7 +62,8 @@ def records(scores: Mapping[str, Scores], settings: Mapping[str, Any], labels: L
 
     Args:
       scores: task name to scores.
-      settings: what was evaluated and how; "split", "weights_hash", "decoding" and "max_tokens" are used.
+      settings: what was evaluated and how; "split" and "weights_hash" are used, and where texts were generated
+        "decoding" and "max_tokens".
       labels: where the values come from.
 
     Returns:
@@ -70,7 +71,8 @@ def records(scores: Mapping[str, Scores], settings: Mapping[str, Any], labels: L
     """
     where = dict(dataclasses.asdict(labels), time=time.time())
     where |= {name: settings[name] for name in ("split", "weights_hash")}
-    where["decoding"] = f"{settings['decoding']} max_tokens={settings['max_tokens']}"
+    if "decoding" in settings:
+        where["decoding"] = f"{settings['decoding']} max_tokens={settings['max_tokens']}"
     made = []
     for item in scores.values():
         what = dict(task=item.task, category=item.category, headline=item.headline, n=item.n)
