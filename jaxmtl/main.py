@@ -142,7 +142,8 @@ class GinConfig:
         for name in sorted(used - defined):
             place = self._place(rf"[^#]*%{name}\b")
             files = [file for file in _gin_files() if re.search(rf"(?m)^{name} *=", (GIN_FOLDER / file).read_text())]
-            hint = f"give a file that sets it first, such as {', '.join(files[:3])}" if files else ""
+            general = [file for file in files if file.count("/") == 1] or files  # models/t5.gin, not one of its sizes
+            hint = f"give a file that sets it first, such as {', '.join(general[:8])}" if files else ""
             raise InputError(f"{place}: {name} has no value; {hint or unknown_name('macro', name, defined)}")
         for name in sorted(defined - used):
             place = self._place(rf"{name} *=")

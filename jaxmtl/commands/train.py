@@ -81,6 +81,7 @@ def train(
     make_run: Callable[..., "Run"],
     tokenizer: "Tokenizer | None" = None,
     mesh: "Mesh | None" = None,
+    num_microbatches: int = 1,
     make_evaluations: "Sequence[Callable[[Parts], Evaluation]]" = (),
     make_writers: "Sequence[Callable[[pathlib.Path], Writer]]" = (),
     config_text: Callable[[], str] = str,
@@ -98,6 +99,7 @@ def train(
       make_run: `loop.Run` with its other fields bound.
       tokenizer: what the model was trained with before; None if it starts from random weights or has none.
       mesh: devices; all of them along `data` if None.
+      num_microbatches: parts that each batch is cut into to need less memory.
       make_evaluations: called with the parts of the run.
       make_writers: called with the run folder, give writers besides `metrics.jsonl` and the console.
       config_text: gives the config as text, written to `config.gin`.
@@ -118,7 +120,7 @@ def train(
     check_reads(module.config, tokenizer, store)
     folder, mesh = pathlib.Path(run_dir), mesh or make_mesh()
     parts = Parts(store=store, module=module, mesh=mesh, run_dir=folder, config_hash=config_hash)
-    stream = make_stream(store, **_stream_options(parts))
+    stream = make_stream(store, **_stream_options(parts, num_microbatches))
     check_heads(module, stream.rows.names)
     run = make_run(
         module=module,
@@ -127,6 +129,7 @@ def train(
         stream_names=stream.stream_names,
         run_dir=folder,
         mesh=mesh,
+        num_microbatches=num_microbatches,
         evaluations=[make(parts) for make in make_evaluations],
         writer=MultiWriter((loop.standard_writer(folder), *(make(folder) for make in make_writers))),
         on_ready=lambda: _describe(parts, operative_text() or config_text()),
@@ -136,14 +139,14 @@ def train(
     return loop.train(run)
 
 
-def _stream_options(parts: Parts) -> dict[str, Any]:
+def _stream_options(parts: Parts, num_microbatches: int) -> dict[str, Any]:
     """Returns what a training stream has to know of the model and the mesh."""
     from jaxmtl.models import flops
     from jaxmtl.partitioning import batch_share
 
     share, num_shares = batch_share(parts.mesh)
     cost = functools.partial(flops.forward, parts.module.config)
-    multiple = parts.mesh.shape["data"] * parts.mesh.shape["fsdp"]
+    multiple = parts.mesh.shape["data"] * parts.mesh.shape["fsdp"] * max(num_microbatches, 1)
     return dict(cost=cost, multiple=multiple, host_index=share, num_hosts=num_shares)
 
 

@@ -45,6 +45,11 @@ class ChangingRates(Protocol):
         """Returns the steps that losses are averaged over; None if losses do not matter."""
         ...
 
+    @property
+    def steady_steps(self) -> int | None:
+        """Returns the steps over which shares hardly change, which may be drawn at once and shuffled; None for all."""
+        ...
+
     def weights(self, facts: RateFacts) -> np.ndarray:
         """Returns weights float64 [N], not normalised."""
         ...
@@ -66,6 +71,11 @@ class ReverseAnnealing:
     num_steps: int
     clock: Callable[[float], float] = float
     loss_period = None
+
+    @property
+    def steady_steps(self) -> int:
+        """Returns a fiftieth of the way."""
+        return max(1, self.num_steps // 50)
 
     def __post_init__(self) -> None:
         """Refuses temperatures below 1 and numbers of steps below 1.
@@ -118,6 +128,11 @@ class DynamicWeightAverage:
                 "expected at least 1 step and a temperature above 0"
             )
 
+    @property
+    def steady_steps(self) -> int:
+        """Returns a period: shares are those of the last two that are over."""
+        return self.loss_period
+
     def weights(self, facts: RateFacts) -> np.ndarray:
         """Returns weights float64 [N]."""
         ratios = np.ones(len(facts.sizes))
@@ -141,6 +156,7 @@ class PerCategory:
     between: SizeRates = rates.uniform
     within: SizeRates = rates.proportional
     loss_period = None
+    steady_steps = None
 
     def weights(self, facts: RateFacts) -> np.ndarray:
         """Returns weights float64 [N]."""
@@ -163,10 +179,12 @@ class FunctionRates:
     Attributes:
       function: maps `RateFacts` to weights [N].
       loss_period: steps that `RateFacts.losses` are averaged over; None leaves them empty.
+      steady_steps: steps over which its shares hardly change; they are drawn at once and shuffled. None is any number.
     """
 
     function: Callable[[RateFacts], ArrayLike]
     loss_period: int | None = None
+    steady_steps: int | None = 16
 
     def weights(self, facts: RateFacts) -> np.ndarray:
         """Returns weights float64 [N]."""

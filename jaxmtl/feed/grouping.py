@@ -42,14 +42,16 @@ class Grouped:
             ready = fits[waiting, shape]
             here = np.concatenate([waiting[ready], np.flatnonzero(cheapest == shape)])
             full = len(here) - len(here) % size
-            placed += [self._place(group, inputs, targets) for group in here[:full].reshape(-1, size)]
+            placed += [self._place(group, inputs, targets, shape) for group in here[:full].reshape(-1, size)]
             waiting = np.concatenate([waiting[~ready], here[full:]])
         return placed, np.sort(waiting)
 
-    def _place(self, group: np.ndarray, inputs: np.ndarray, targets: np.ndarray) -> Placed:
+    def _place(self, group: np.ndarray, inputs: np.ndarray, targets: np.ndarray, shape: int) -> Placed:
+        """Pads a group to the cheapest shape that holds it, of those whose batches have as many rows."""
         members = np.sort(group)
-        shape = self.shapes.fit(int(inputs[members].max()), int(targets[members].max()))
-        return Placed(members, np.arange(len(members)), len(members), shape)
+        holding = self.shapes.holds(inputs[members].max(keepdims=True), targets[members].max(keepdims=True))[0]
+        alike = [k for k in range(shape) if holding[k] and self.num_rows[k] == len(members)]
+        return Placed(members, np.arange(len(members)), len(members), self.shapes.pairs[[*alike, shape][0]])
 
     def read(self, rows: TaskRows, draw: Draw, placed: Placed) -> Batch:
         """Reads a batch, see `Layout`."""

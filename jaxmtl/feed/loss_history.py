@@ -48,6 +48,10 @@ class LossHistory:
             sums = self._sums.setdefault(number, np.zeros((2, self._num_tasks)))
             sums += np.stack([task_loss, task_tokens]).astype(np.float64)
             self._observed += 1
+            # What was drawn ahead is drawn again after a restart, so only what was trained on makes periods old.
+            oldest = max(self._observed - DELAY, 0) // self._period - 2
+            for old in [number for number in self._sums if number < oldest]:
+                del self._sums[old]
             self._changed.notify_all()
 
     def before(self, batch: int) -> np.ndarray:
@@ -61,6 +65,7 @@ class LossHistory:
           that were not seen.
 
         Raises:
+          InputError: if the losses are gone, since later batches were trained on long ago.
           StoppedError: if `close` is called meanwhile.
         """
         visible = max(batch - DELAY, 0)
@@ -69,9 +74,13 @@ class LossHistory:
             self._changed.wait_for(lambda: self._closed or self._observed >= last * self._period)
             if self._observed < last * self._period:
                 raise StoppedError
-            for old in [number for number in self._sums if number < last - 2]:
-                del self._sums[old]
-            known = [self._sums[number] for number in range(max(last - 2, 0), last)]
+            numbers = range(max(last - 2, 0), last)
+            if not all(number in self._sums for number in numbers):
+                raise InputError(
+                    f"batch {batch} cannot be drawn after {self._observed} were trained on: losses of the checkpoint and "
+                    "its place in the stream do not belong together"
+                )
+            known = [self._sums[number] for number in numbers]
         with np.errstate(invalid="ignore"):
             means = [loss / np.where(tokens > 0, tokens, np.nan) for loss, tokens in known]
         return np.array(means).reshape(len(means), self._num_tasks)
@@ -85,7 +94,7 @@ class LossHistory:
     def state(self) -> dict[str, Any]:
         """Returns the sums, JSON-able and exact."""
         with self._changed:
-            sums = {str(number): _packed(array) for number, array in self._sums.items()}
+            sums = {str(number): packed(array) for number, array in self._sums.items()}
             return {"observed": self._observed, "period": self._period, "sums": sums}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -101,8 +110,11 @@ class LossHistory:
             raise InputError(
                 "the checkpoint holds no losses, but this run's rates follow losses; resume with its rates"
             )
-        sums = {int(number): _unpacked(text) for number, text in state["sums"].items()}
-        if state["period"] != self._period or any(array.shape != (2, self._num_tasks) for array in sums.values()):
+        try:
+            sums = {int(number): unpacked(text, self._num_tasks) for number, text in state["sums"].items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise InputError(f"the losses of the checkpoint are damaged or of other tasks ({error})") from error
+        if state["period"] != self._period or any(len(array) != 2 for array in sums.values()):
             raise InputError(
                 f"the losses of the checkpoint are by periods of {state['period']} batches, this run has "
                 f"{self._period} and {self._num_tasks} tasks; resume with the same rates and tasks"
@@ -111,9 +123,23 @@ class LossHistory:
             self._observed, self._sums, self._closed = state["observed"], sums, False
 
 
-def _packed(array: np.ndarray) -> str:
+def packed(array: np.ndarray) -> str:
+    """Writes float64 [P, N] as text, exactly."""
     return base64.b64encode(array.astype("<f8").tobytes()).decode()
 
 
-def _unpacked(text: str) -> np.ndarray:
-    return np.frombuffer(base64.b64decode(text), "<f8").astype(np.float64).reshape(2, -1)
+def unpacked(text: str, num_tasks: int) -> np.ndarray:
+    """Reads what `packed` wrote.
+
+    Args:
+      text: the text.
+      num_tasks: N.
+
+    Returns:
+      float64 [P, N].
+
+    Raises:
+      TypeError: if it is no text.
+      ValueError: if it is no array of N columns.
+    """
+    return np.frombuffer(base64.b64decode(text), "<f8").astype(np.float64).reshape(-1, num_tasks)

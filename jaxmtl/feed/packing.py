@@ -14,6 +14,8 @@ from jaxmtl.types import Batch, InputError
 _MULTIPLE = 8
 _INPUT_FACTORS, _TARGET_FACTORS = (1.0, 1.5, 2.0), (1.0, 2.0, 4.0)
 _SAMPLE = 2048  # rows that packing is tried on
+BLOCK = 4096
+"""Rows that share bins: the look-ahead of packing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +51,11 @@ class Packed:
         """Reads a batch with segments and positions; `task_ids` and `example_ids` are [B, T], -1 where nothing is.
 
         Raises:
-          InputError: if the rows have instructions, which a packed row has no place for.
+          InputError: if the rows have instructions or labels, which a packed row has no place for.
         """
-        if rows.max_instruction_tokens:
-            raise InputError(f"token store {rows.folder} has instructions; packed rows have none, use grouping.grouped")
+        if rows.max_instruction_tokens or rows.has_labels:
+            what = "instructions" if rows.max_instruction_tokens else "labels"
+            raise InputError(f"token store {rows.folder} has {what}; packed rows have none, use grouping.grouped")
         batch = _empty(placed.num_rows, placed.shape, rows.pad_id)
         used = np.zeros((placed.num_rows, 3), np.int64)  # input cells, target cells, segments
         tasks, examples = draw.task_ids.tolist(), draw.example_ids.tolist()
@@ -112,7 +115,9 @@ def packed(
 
 
 def first_fit(inputs: np.ndarray, targets: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Puts each row, in order, into the first bin that has room for it.
+    """Puts each row, in order, into the first bin that has room for it, of those opened in the same block of rows.
+
+    Looking through the bins of a block only keeps the time of a row the same however large the window is.
 
     Args:
       inputs: int [M], input lengths.
@@ -130,10 +135,19 @@ def first_fit(inputs: np.ndarray, targets: np.ndarray, shape: tuple[int, int]) -
             f"a row has {inputs.max()} input or {targets.max()} target tokens, but packed rows hold {shape}; give a "
             "larger shape or cache with lower limits"
         )
-    room = np.tile(np.array(shape, np.int64), (len(inputs), 1))
-    bins = np.empty(len(inputs), np.int64)
-    opened = 0
-    for number, needed in enumerate(np.stack([inputs, targets], axis=1)):
+    bins, opened = np.empty(len(inputs), np.int64), 0
+    for start in range(0, len(inputs), BLOCK):
+        block = slice(start, start + BLOCK)
+        bins[block] = opened + _first_fit_in_block(np.stack([inputs[block], targets[block]], axis=1), shape)
+        opened = int(bins[block].max()) + 1
+    return bins
+
+
+def _first_fit_in_block(lengths: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Packs rows of lengths int64 [M, 2] into bins numbered from 0."""
+    room = np.tile(np.array(shape, np.int64), (len(lengths), 1))
+    bins, opened = np.empty(len(lengths), np.int64), 0
+    for number, needed in enumerate(lengths):
         fitting = (room[: opened + 1] >= needed).all(axis=1)
         place = int(fitting.argmax())
         room[place] -= needed

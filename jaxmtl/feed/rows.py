@@ -47,6 +47,7 @@ class TaskRows:
         self.max_input_tokens = max(entry.max_input_tokens for entry in self.entries)
         self.max_target_tokens = max(entry.max_target_tokens for entry in self.entries)
         self.max_instruction_tokens = max(entry.max_instruction_tokens for entry in self.entries)
+        self.has_labels = any(entry.answer for entry in self.entries)
         self._check_instructions(store)
         self.pad_id = store.manifest.vocabulary.pad
         self.folder = store.folder

@@ -45,6 +45,11 @@ class AnySampler(Protocol):
         """Returns the batches that losses are averaged over before they are given to `draw`; None if it needs none."""
         ...
 
+    @property
+    def steady_steps(self) -> int | None:
+        """Returns the steps that may be drawn at once since shares hardly change over them; None for any number."""
+        ...
+
     def draw(self, steps: int = 1, losses: np.ndarray | None = None) -> Draw:
         """Draws the rows of the next steps.
 
@@ -118,6 +123,11 @@ class Sampler:
     def loss_period(self) -> int | None:
         """Returns the batches that losses are averaged over; None if the rates do not look at losses."""
         return cast(ChangingRates, self._rates).loss_period if _changes(self._rates) else None
+
+    @property
+    def steady_steps(self) -> int | None:
+        """Returns the steps over which shares hardly change; None if they never do."""
+        return cast(ChangingRates, self._rates).steady_steps if _changes(self._rates) else None
 
     def draw(self, steps: int = 1, losses: np.ndarray | None = None) -> Draw:
         """Draws the rows of the next steps.
@@ -209,6 +219,7 @@ class PooledSampler:
     """
 
     loss_period = None
+    steady_steps = None
 
     def __init__(self, sizes: ArrayLike, batch_size: int, seed: int, categories: Sequence[str] = ()) -> None:
         self.sizes = _checked_sizes(sizes)

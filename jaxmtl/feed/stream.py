@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 
 from jaxmtl.feed.grouping import grouped
 from jaxmtl.feed.layout import Cost, Layout, Placed, num_tokens, on_host
 from jaxmtl.feed.layout_choice import MakeLayout
-from jaxmtl.feed.loss_history import LossHistory
+from jaxmtl.feed.loss_history import LossHistory, packed, unpacked
 from jaxmtl.feed.permutation import permute, random_bits, stream_key
 from jaxmtl.feed.rows import TaskRows
 from jaxmtl.feed.sampler import AnySampler, Draw, Sampler
@@ -94,7 +94,13 @@ class Stream:
 
     def state(self) -> dict[str, Any]:
         """Returns where the stream stands: JSON values, the sampler's state at the window's start and the place."""
-        place = {"batches": self._emitted, "position": self._position, "waiting": self._waiting_at_start}
+        losses = None if self._losses is None else packed(self._losses)
+        place = {
+            "batches": self._emitted,
+            "position": self._position,
+            "waiting": self._waiting_at_start,
+            "losses": losses,
+        }
         return {**self._identity, **place, "multiple": self._chosen_for, "sampler": self._start}
 
     def restore(self, state: Mapping[str, Any], observed: Mapping[str, Any] | None = None) -> None:
@@ -130,6 +136,7 @@ class Stream:
         self._emitted = emitted
         self._begin_window()
         if position:
+            self._losses = self._checked_losses(state.get("losses"))
             self._draw_window()
         if position > len(self._batches):
             raise InputError(
@@ -173,14 +180,16 @@ class Stream:
         self._start, self._counts = self.sampler.state(), self.sampler.counts()
         self._waiting_at_start = np.stack([self._waiting.task_ids, self._waiting.example_ids], axis=1).tolist()
         self._drawn: Draw = self._waiting
+        self._losses: np.ndarray | None = None  # what this window's rates saw, once it is drawn
         self._batches: list[Placed] = []
         self._position: int = 0
 
     def _draw_window(self) -> None:
         """Draws until there is a batch, and cuts what was drawn."""
-        losses = None if self.history is None else self.history.before(self._emitted)
+        if self.history is not None and self._losses is None:
+            self._losses = self.history.before(self._emitted)
         while not self._batches:
-            draw = self.sampler.draw(self.window, losses)
+            draw = self.sampler.draw(self.window, self._losses)
             self._drawn = Draw(*(np.concatenate(pair) for pair in zip(self._drawn, draw, strict=True)))
             self._batches, waiting = self.layout.arrange(*self.rows.lengths(self._drawn))
         self._waiting, self._counts = _take(self._drawn, waiting), self.sampler.counts()
@@ -188,6 +197,15 @@ class Stream:
         key = random_bits(self._key, np.full_like(places, self._emitted))
         order = permute(places, np.full_like(places, len(places)), key)
         self._batches = [self._batches[place] for place in order]
+
+    def _checked_losses(self, text: object) -> np.ndarray | None:
+        """Reads the losses that a window's rates saw; there are none where rates do not follow losses."""
+        if self.history is None:
+            return None
+        try:
+            return unpacked(cast(str, text), len(self.rows.names))
+        except (TypeError, ValueError) as error:
+            raise InputError(f"stream state is damaged: its losses are {text!r:.60}") from error
 
     def _checked_waiting(self, pairs: list[Any]) -> Draw:
         try:
@@ -229,7 +247,7 @@ def train_stream(
       sampler: which examples, such as `functools.partial(Sampler, rates=rates.uniform)` or `PooledSampler`.
       layout: makes the layout from the lengths of the whole split: `grouped`, `packed` or `cheapest`.
       cost: of a row padded to a shape; layouts are chosen by it.
-      window: see `Stream`.
+      window: see `Stream`; rates that change make it no longer than the steps over which they hardly do.
       multiple: what has to divide the rows of every batch where the layout chooses them; the number of hosts if None.
       host_index: see `Stream`.
       num_hosts: see `Stream`.
@@ -243,6 +261,7 @@ def train_stream(
     rows, multiple = TaskRows(store, split, tasks, limit=limit, seed=seed), multiple or num_hosts
     drawn = sampler(sizes=rows.sizes, batch_size=batch_size, seed=seed, categories=rows.categories)
     placed = layout(*rows.split_lengths(), batch_size=batch_size, multiple=multiple, cost=cost)
+    window = window if drawn.steady_steps is None else min(window, drawn.steady_steps)
     hosts = dict(host_index=host_index, num_hosts=num_hosts)
     return Stream(rows, drawn, placed, window=window, seed=seed, multiple=multiple, **hosts)
 

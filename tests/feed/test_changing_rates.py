@@ -111,13 +111,20 @@ def test_senseless_rates_are_input_errors() -> None:
 
 def test_a_draw_sees_the_periods_that_were_over_before_the_delay() -> None:
     history = LossHistory(2, 5)
-    for batch in range(30):
-        history.observe(np.array([batch, 0.0]), np.array([2.0, 0.0]))
+
+    def train(first: int, last: int) -> None:
+        for batch in range(first, last):
+            history.observe(np.array([batch, 0.0]), np.array([2.0, 0.0]))
+
+    train(0, 10)
     assert history.before(4 + DELAY).shape == (0, 2)
     first = history.before(5 + DELAY)
     assert first[0, 0] == pytest.approx(sum(range(5)) / 10) and np.isnan(first[0, 1])
+    train(10, 30)
     last = history.before(24 + DELAY)  # periods 2 and 3: batches 10 to 14 and 15 to 19
     assert last[:, 0].tolist() == [sum(range(10, 15)) / 10, sum(range(15, 20)) / 10]
+    with pytest.raises(InputError, match="do not belong together"):
+        history.before(5 + DELAY)
 
 
 def test_a_draw_waits_for_losses_and_is_let_go() -> None:

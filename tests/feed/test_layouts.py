@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from jaxmtl.feed.grouping import Grouped, grouped, same_cost
 from jaxmtl.feed.layout import num_tokens, on_host
-from jaxmtl.feed.layout_choice import cheapest, cost_per_example
-from jaxmtl.feed.packing import Packed, first_fit, packed
+from jaxmtl.feed.layout_choice import cheapest, trial
+from jaxmtl.feed.packing import BLOCK, Packed, first_fit, packed
 from jaxmtl.feed.rows import TaskRows
 from jaxmtl.feed.sampler import Draw
 from jaxmtl.feed.shapes import Shapes
@@ -114,16 +114,43 @@ def test_the_cheaper_layout_is_taken() -> None:
     rng = np.random.default_rng(0)
     inputs, targets = rng.integers(10, 100, 3000), rng.integers(2, 9, 3000)
     few = functools.partial(grouped, num_shapes=1)  # pads nearly twice: packing wastes less
-    assert isinstance(cheapest(inputs, targets, batch_size=8, layouts=(few, packed)), Packed)
+    assert isinstance(cheapest(inputs, targets, batch_size=64, layouts=(few, packed)), Packed)
     steep = lambda source, target: source**3 + target  # a packed row pays dearly for its length
-    assert isinstance(cheapest(inputs, targets, batch_size=8, cost=steep), Grouped)
+    assert isinstance(cheapest(inputs, targets, batch_size=64, cost=steep), Grouped)
+
+
+def test_the_choice_keeps_to_the_batch_size_on_any_number_of_devices() -> None:
+    rng = np.random.default_rng(0)
+    inputs, targets = rng.integers(10, 100, 3000), rng.integers(2, 9, 3000)
+    few = functools.partial(grouped, num_shapes=1)
+    for devices in (1, 2, 4, 8, 64):
+        chosen = cheapest(inputs, targets, batch_size=64, multiple=devices, layouts=(few, packed))
+        assert trial(chosen, inputs, targets, batch_size=64, cost=num_tokens).examples == pytest.approx(64, rel=0.1)
+        assert isinstance(chosen, Packed if devices <= 8 else Grouped)
+    choices = [cheapest(inputs, targets, batch_size=64, multiple=n, layouts=(few, packed)) for n in (1, 2, 8)]
+    assert choices[0] == choices[1] == choices[2], "a run goes on elsewhere with the same batches"
+    # Eight rows of 200 tokens would hold far more than 8 examples.
+    assert isinstance(cheapest(inputs, targets, batch_size=8, layouts=(few, packed)), Grouped)
+
+
+def test_packing_looks_no_further_than_a_block() -> None:
+    lengths = np.full(3 * BLOCK, 1)
+    lengths[0] = 9  # leaves room for one, which the row behind it takes
+    bins = first_fit(lengths, lengths, (10, 10))
+    assert bins[1] == 0 and (np.diff(bins) >= 0).all()
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 10, 2 * BLOCK)
+    bins = first_fit(lengths, lengths, (10, 10))
+    assert bins[:BLOCK].max() + 1 == bins[BLOCK:].min()
+    assert np.bincount(bins, lengths).max() <= 10
 
 
 def test_costs_are_counted_per_example() -> None:
     layout = Grouped(Shapes(pairs=[(8, 8), (16, 8)]), (1, 1))
-    assert cost_per_example(layout, np.array([8]), np.array([8]), num_tokens) == 16
-    assert cost_per_example(Packed((16, 16), 1), np.array([8]), np.array([8]), num_tokens) == 16
-    assert cost_per_example(Packed((8, 8), 10**6), np.array([8]), np.array([8]), num_tokens) == float("inf")
+    tried = lambda layout: trial(layout, np.array([8]), np.array([8]), batch_size=1, cost=num_tokens)
+    assert tried(layout) == (16, 1)
+    assert tried(Packed((16, 16), 1)) == (16, 2)
+    assert tried(Packed((8, 8), 10**6)) == (float("inf"), 0)
 
 
 def test_senseless_layouts_are_input_errors() -> None:

@@ -12,7 +12,7 @@ from batches import check_rows, equal, rows_of
 from hypothesis import strategies as st
 
 from jaxmtl import tokenizers
-from jaxmtl.feed.changing_rates import DynamicWeightAverage, ReverseAnnealing
+from jaxmtl.feed.changing_rates import DynamicWeightAverage, FunctionRates, ReverseAnnealing
 from jaxmtl.feed.grouping import Grouped, grouped, same_cost
 from jaxmtl.feed.layout_choice import cheapest
 from jaxmtl.feed.packing import Packed, packed
@@ -275,6 +275,39 @@ def test_rows_that_do_not_fit_are_refused(store: TokenStore) -> None:
     for layout in (Grouped(Shapes(pairs=[(32, 16)]), (8,)), Packed((96, 8), 4)):
         with pytest.raises(InputError, match="tokens, but .* larger"):
             next(stream(store, layout=lambda *_, one=layout, **__: one))
+
+
+@pytest.mark.parametrize("period", [4, 20])
+def test_rates_that_follow_losses_resume_at_every_step_of_a_reader_that_is_ahead(
+    store: TokenStore, period: int
+) -> None:
+    follow = lambda facts: 1 + np.nan_to_num(facts.losses[-1]) if len(facts.losses) else np.ones(4)
+    rates_of_losses = FunctionRates(function=follow, loss_period=period, steady_steps=None)
+    options = {"sampler": functools.partial(Sampler, rates=rates_of_losses), "window": 16}
+    losses = lambda batch: (np.array([batch % 7, 1.0, batch % 5, 3.0]), np.ones(4))
+    ahead, read, expected, saved = stream(store, **options), [], [], []
+    for number in range(110):
+        while len(read) < 3:
+            read.append((next(ahead), json.dumps(ahead.state())))
+        batch, state = read.pop(0)
+        expected.append(batch)
+        ahead.observe(*losses(number))
+        saved.append((json.loads(state), json.loads(json.dumps(ahead.observed()))))
+    for stop in range(1, 100, 3):
+        resumed = stream(store, **options)
+        resumed.restore(*saved[stop - 1])
+        for number in range(stop, min(stop + 20, 110)):
+            assert equal(next(resumed), expected[number]), (stop, number)
+            resumed.observe(*losses(number))
+    with pytest.raises(InputError, match="its losses are"):
+        stream(store, **options).restore({**saved[50][0], "losses": "AAAA"}, saved[50][1])
+
+
+def test_changing_rates_are_not_drawn_further_ahead_than_they_hold(store: TokenStore) -> None:
+    annealed = lambda steps: functools.partial(Sampler, rates=ReverseAnnealing(last_temperature=9.0, num_steps=steps))
+    found = [stream(store, window=256, sampler=annealed(steps)).window for steps in (10, 1000, 10**6)]
+    assert found == [1, 20, 256]
+    assert stream(store, window=256).window == 256
 
 
 def test_rates_follow_losses_the_same_way_after_a_resume(store: TokenStore) -> None:

@@ -242,7 +242,7 @@ def index(change):
     "damage, message",
     [
         (remove_query, f"{QUERY}.*cannot be read.*NOT_FOUND"),
-        (cut_chunk, f"{QUERY}.*cannot be read.*Not enough data"),
+        (cut_chunk, f"{QUERY}.*cannot be read.*Error reading local file"),
         (lambda c: (c / QUERY / "0.0").unlink(), f"{QUERY}.*cannot be read.*missing"),
         (lambda c: (c / QUERY / ".zarray").write_text("{"), f"{QUERY}.*cannot be read"),
         (lambda c: (c / "checkpoint").write_bytes(b"\xc1 no msgpack"), "cannot be read as msgpack"),
