@@ -77,8 +77,8 @@ class LossHistory:
             numbers = range(max(last - 2, 0), last)
             if not all(number in self._sums for number in numbers):
                 raise InputError(
-                    f"batch {batch} cannot be drawn after {self._observed} were trained on: losses of the checkpoint and "
-                    "its place in the stream do not belong together"
+                    f"batch {batch} cannot be drawn after {self._observed} were trained on: the losses and the place "
+                    "in the stream that were stored do not belong together"
                 )
             known = [self._sums[number] for number in numbers]
         with np.errstate(invalid="ignore"):

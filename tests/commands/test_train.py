@@ -95,10 +95,9 @@ def start_two(words, environment, port, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axis", ["data", "tensor"])
-def test_two_processes_train_like_one(store, tmp_path, on_cpu, free_port, axis):
+def test_two_processes_train_like_one(store, tmp_path, on_cpu, free_port):
     validated = ["--gin.STEPS=3", "--gin_file=runs/validation.gin", "--gin.EVALUATE_EVERY=2"]
-    more = [*validated, f"--gin.partitioning.make_mesh.{axis}=2"]
+    more = [*validated, "--gin.partitioning.make_mesh.tensor=2"]
     folder = tmp_path / "two"
     children = start_two(train_words(store, folder, *more), on_cpu, free_port, tmp_path)
     codes = [child.wait(timeout=200) for child in children]
