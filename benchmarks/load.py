@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def compare(
-    folder: pathlib.Path, sizes: Mapping[str, int], layers: int, sides: Mapping[str, tuple[int, str]]
+    folder: pathlib.Path, sizes: Mapping[str, Any], layers: int, sides: Mapping[str, tuple[int, str]]
 ) -> dict[str, float]:
     """Writes two models and loads them in each way, each in a process of its own.
 
@@ -63,7 +63,7 @@ def compare(
     return figures
 
 
-def write_model(folder: pathlib.Path, sizes: Mapping[str, int], layers: int) -> int:
+def write_model(folder: pathlib.Path, sizes: Mapping[str, Any], layers: int) -> int:
     """Writes a T5 v1.1 of known numbers in shards, one tensor in memory at a time.
 
     Args:
