@@ -71,9 +71,9 @@ def test_the_largest_batch_found_is_the_largest():
     def total(rows):
         return planning.step_memory(step_of(plan), plan, BatchShape(rows=rows, source=10, target=6)).total
 
-    sizes = [total(4 * count) for count in range(1, 8)]
+    sizes = [total(4 * count) for count in range(1, 6)]
     assert sizes == sorted(sizes) and sizes[-1] > sizes[0]
-    for limit in (sizes[0] - 1, sizes[0], (sizes[3] + sizes[4]) // 2, sizes[5]):
+    for limit in (sizes[0] - 1, sizes[0], (sizes[2] + sizes[3]) // 2, sizes[3]):
         expected = max((4 * count for count, size in enumerate(sizes, 1) if size <= limit), default=0)
         assert planning.largest_batch(total, limit, 4) == expected
 
@@ -110,7 +110,7 @@ def test_the_largest_models_are_planned_without_allocating(module, parameters):
     plan = plan_of(module, data=1, fsdp=4, tensor=2)
     found = memory.state_memory(plan)
     assert num_parameters(plan.shapes.params) == parameters
-    assert 1 <= found.parameters / (4 * parameters / 8) < 1.001  # scales and biases are split less
+    assert 1 <= found.parameters / (4 * parameters / 8) < 1.002  # scales, biases and positions are split less
     assert found.optimizer == 2 * found.parameters + COUNTS
     assert sum(array.nbytes for array in jax.live_arrays()) - before < 1000
 
