@@ -1,7 +1,6 @@
 """What a step on batches of some shape takes on each device: it is compiled for shapes, and no array is made."""
 
 import dataclasses
-import itertools
 import math
 from collections.abc import Callable, Mapping
 
@@ -14,7 +13,7 @@ from jaxmtl.training.memory import StepMemory, analysis
 from jaxmtl.training.state import Plan
 from jaxmtl.types import InputError
 
-_MOST_GROWTH = 64  # times the rows of one try are at most those of the next
+_MOST_GROWTH = 64  # rows of a try are at most so many times those of the one before
 _PLAIN = {"inputs": "RS", "targets": "RT", "loss_mask": "RT", "task_ids": "R", "example_ids": "R"}
 _SEGMENTS = {"input_segments": "RS", "input_positions": "RS", "target_segments": "RT", "target_positions": "RT"}
 FIELDS: Mapping[str, Mapping[str, str]] = {
@@ -127,11 +126,11 @@ def largest_batch(total: Callable[[int], float], limit: float, multiple: int = 1
         slope = (sizes[high] - sizes[low]) / (high - low)
         reach = high + 1 + (limit - sizes[high]) / slope if slope > 0 else math.inf
         low, high = high, int(min(reach, _MOST_GROWTH * high))
-    for tries in itertools.count():
-        if high - low == 1:
-            return low * multiple
+    halve = False
+    while high - low > 1:
         # Interpolating is quick where memory grows evenly; halving in turns bounds the tries where it does not.
-        share = 0.5 if tries % 2 else (limit - sizes[low]) / (sizes[high] - sizes[low])
+        share = 0.5 if halve else (limit - sizes[low]) / (sizes[high] - sizes[low])
         middle = min(max(low + int(share * (high - low)), low + 1), high - 1)
         low, high = (middle, high) if fits(middle) else (low, middle)
-    raise AssertionError("counting does not end")
+        halve = not halve
+    return low * multiple
