@@ -6,7 +6,7 @@ import functools
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from jaxmtl.types import InputError
 
@@ -101,10 +101,11 @@ def report(
 
     plan = make_plan(module, optimizer, learning_rate, mesh or make_mesh())
     lines = _state_lines(plan, state_memory(plan))
+    multiple = _multiple(plan, num_microbatches)
     if request.lengths is None:
         return lines
     if request.lengths == STORE:
-        shape = _largest_shape(make_stream, open_store(), plan)
+        shape = _largest_shape(make_stream, open_store(), module, multiple)
     else:
         shape = BatchShape(rows=batch_size, source=int(request.lengths[0]), target=int(request.lengths[1]))
     step = functools.partial(train_step, plan=plan, objective=objective, num_tasks=1, num_microbatches=num_microbatches)
@@ -116,7 +117,7 @@ def report(
 
     if request.limit is None:
         return lines + _step_lines(shape, take(shape.rows))
-    return lines + _fit_lines(shape, take, request.limit, _multiple(plan) * num_microbatches)
+    return lines + _fit_lines(shape, take, request.limit, multiple)
 
 
 def describe_devices(count: int | None) -> None:
@@ -158,17 +159,20 @@ def _bytes(text: str) -> float:
     return float(found[1]) * unit
 
 
-def _multiple(plan: "Plan") -> int:
-    return plan.mesh.shape["data"] * plan.mesh.shape["fsdp"]
+def _multiple(plan: "Plan", num_microbatches: int) -> int:
+    """Returns what divides the rows of every batch."""
+    if num_microbatches < 1:
+        raise InputError(f"num_microbatches is {num_microbatches}; expected at least 1")
+    return plan.mesh.shape["data"] * plan.mesh.shape["fsdp"] * num_microbatches
 
 
-def _largest_shape(make_stream: Any, store: "TokenStore", plan: "Plan") -> "BatchShape":
+def _largest_shape(make_stream: Any, store: "TokenStore", module: Any, multiple: int) -> "BatchShape":
     """Returns the shape with the most tokens among those that a training on the store would compile."""
     from jaxmtl.models import flops
     from jaxmtl.training.planning import BatchShape
 
-    cost = functools.partial(flops.forward, cast(Any, plan.module).config)
-    stream, shapes = make_stream(store, cost=cost, multiple=_multiple(plan)), []
+    stream = make_stream(store, cost=functools.partial(flops.forward, module.config), multiple=multiple)
+    shapes = []
     for part, _ in stream.parts(1).values():
         found = part.layout.identity()
         for rows, (source, target) in zip(found["rows"], found["shapes"], strict=True):

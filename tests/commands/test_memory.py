@@ -82,6 +82,7 @@ def test_the_largest_batch_divides_into_microbatches(compiled, capsys):
         ([*PLAN, "--lengths=12"], "--lengths is '12'; expected input and target tokens"),
         ([*PLAN, "--lengths=0,8"], "expected 1 or more rows"),
         ([*PLAN, "--lengths=store"], "token store STORE does not exist"),
+        ([*PLAN, "--gin.MICROBATCHES=0"], "num_microbatches is 0; expected at least 1"),
         ([*PLAN, "--devices=0"], "--devices is 0; expected at least 1"),
         ([*PLAN, "--devices=16"], "JAX runs with 8 already"),
     ],
