@@ -33,6 +33,7 @@ LAYERINGS = [
     *(([SMALL, file], [*TRAINING, *["TEXT_STORE=runs/text"] * file.endswith("text.gin")]) for file in TRANSFER),
     (["models/t5_1_1/tiny.gin", "runs/demo.gin"], TRAINING),
     *(([SMALL, TRAIN, mesh], TRAINING) for mesh in MESHES),
+    ([SMALL, TRAIN, "runs/plan.gin"], []),
     (["runs/evaluate.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
     *((["runs/evaluate.gin", mesh], [*TRAINING, "CHECKPOINT=runs/first"]) for mesh in MESHES),
     (["models/t5_1_1/tiny.gin", "runs/untrained.gin"], TRAINING),

@@ -1,4 +1,4 @@
-"""`jaxmtl info`: versions, devices and, for a folder, what it holds."""
+"""`jaxmtl info`: versions, devices and, for a folder, what it holds; for a training, what memory it will take."""
 
 import argparse
 import importlib.metadata
@@ -7,15 +7,21 @@ import platform
 from typing import Any
 
 from jaxmtl.commands.progress import shown
+from jaxmtl.types import InputError
 
-HELP = "show versions and devices, or what a model folder or token store holds"
+HELP = "show versions and devices, what a model folder or token store holds, or what memory a training takes"
+TAKES_GIN = True
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pyarrow", "tokenizers", "sentencepiece", "gin-config")
 OPTIONAL = ("seqio", "tensorflow", "transformers", "torch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the optional folder."""
+    """Adds the optional folder, and what to plan the memory of a training for."""
     parser.add_argument("folder", nargs="?", help="token store, run folder or Hugging Face folder")
+    parser.add_argument("--memory", action="store_true", help="with the gin files of a training: bytes on each device")
+    parser.add_argument("--lengths", metavar="S,T", help="with --memory: compile a step for these lengths, or 'store'")
+    parser.add_argument("--fit", metavar="BYTES", help="with --lengths: find the largest batch within, such as 16GB")
+    parser.add_argument("--devices", type=int, help="with --memory: plan for as many devices as there are not")
 
 
 def run(arguments: argparse.Namespace, config: Any) -> int:
@@ -23,13 +29,40 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
 
     Args:
       arguments: the flags.
-      config: not used.
+      config: the gin config of a training whose memory is asked for, else None.
 
     Returns:
       0.
+
+    Raises:
+      InputError: if flags do not go together.
     """
+    _check(arguments, config)
+    if arguments.memory:
+        from jaxmtl.commands import memory
+
+        request = memory.requested(arguments.lengths, arguments.fit)
+        memory.describe_devices(arguments.devices)
+        print("\n".join(config.configured(memory.report)(request=request)))
+        return 0
     print("\n".join(describe(arguments.folder) if arguments.folder else versions()))
     return 0
+
+
+def _check(arguments: argparse.Namespace, config: Any) -> None:
+    about_training = [f"--{name} {getattr(arguments, name)}" for name in ("lengths", "fit", "devices")]
+    given = [flag for flag in about_training if not flag.endswith(" None")]
+    given += [f"--gin.{binding}" for binding in arguments.gin_bindings] + ["gin files"] * (config is not None)
+    if given and not arguments.memory:
+        raise InputError(f"{given[0]}: is about the memory of a training; give --memory too")
+    if arguments.memory and arguments.folder:
+        raise InputError(f"{arguments.folder}: --memory is about a training, not a folder; give gin files instead")
+    if arguments.memory and config is None:
+        raise InputError(
+            "--memory needs the gin files of a training and runs/plan.gin, such as: jaxmtl info --memory --devices=256 "
+            "--gin_file=models/t5_1_1/xxl.gin --gin_file=runs/train.gin --gin_file=mesh/pod.gin "
+            "--gin_file=runs/plan.gin"
+        )
 
 
 def versions() -> list[str]:

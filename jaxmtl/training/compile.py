@@ -13,6 +13,7 @@ import jax
 from jax.experimental.compilation_cache import compilation_cache
 
 from jaxmtl.partitioning import batch_sharding, replicated, use_mesh
+from jaxmtl.training.memory import StepMemory, analysis, readable
 from jaxmtl.training.state import Plan, TrainState
 from jaxmtl.training.step import StepMetrics
 
@@ -26,10 +27,27 @@ class Compilation:
     Attributes:
       shape: rows, source length and target length of the batch.
       seconds: how long tracing and compiling took.
+      memory: bytes that it takes on each device; None where the compiler does not tell.
     """
 
     shape: tuple[int, int, int]
     seconds: float
+    memory: StepMemory | None = None
+
+
+def jitted(step: Step, plan: Plan) -> Any:
+    """Returns the step as it is compiled: state and batch split as planned, the state's memory given to the new one.
+
+    Args:
+      step: the pure step.
+      plan: where the state lies.
+    """
+    return jax.jit(
+        step,
+        in_shardings=(plan.shardings, batch_sharding(plan.mesh)),
+        out_shardings=(plan.shardings, replicated(plan.mesh)),
+        donate_argnums=0,
+    )
 
 
 class CompiledStep:
@@ -50,12 +68,7 @@ class CompiledStep:
         self.compilations: list[Compilation] = []
         self._plan, self._note = plan, note
         self._programs: dict[tuple[int, int, int], Any] = {}
-        self._jitted = jax.jit(
-            step,
-            in_shardings=(plan.shardings, batch_sharding(plan.mesh)),
-            out_shardings=(plan.shardings, replicated(plan.mesh)),
-            donate_argnums=0,
-        )
+        self._jitted = jitted(step, plan)
 
     def __call__(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, StepMetrics]:
         """Makes one step."""
@@ -74,12 +87,22 @@ class CompiledStep:
         began = time.monotonic()
         with use_mesh(self._plan.mesh, self._plan.rules):
             program = self._jitted.lower(state, batch).compile()
-        compilation = Compilation(shape, time.monotonic() - began)
+        compilation = Compilation(shape, time.monotonic() - began, analysis(program))
         self.compilations.append(compilation)
         rows, source, target = shape
         count = len(self.compilations)
-        self._note(f"compiled shape {count}: {rows} rows x {source} / {target} tokens in {compilation.seconds:.1f} s")
+        self._note(
+            f"compiled shape {count}: {rows} rows x {source} / {target} tokens in {compilation.seconds:.1f} s"
+            + _described(compilation.memory)
+        )
         return program
+
+
+def _described(memory: StepMemory | None) -> str:
+    if memory is None:
+        return ""
+    held = f"{readable(memory.arguments)} of state and batch, {readable(memory.temporary)} of activations and gradients"
+    return f"; on each device {readable(memory.total)}: {held}"
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from jaxmtl.training.compile import Compilation, CompiledStep, compilation_cache
 from jaxmtl.training.draws import write_draws
 from jaxmtl.training.early_stopping import Best, EarlyStopping, is_over, judge
 from jaxmtl.training.interval import IntervalSums
+from jaxmtl.training.memory import readable, state_memory
 from jaxmtl.training.objectives import EncoderDecoderLoss, Objective
 from jaxmtl.training.optim import Optimizer
 from jaxmtl.training.prefetch import Prefetcher, Stream
@@ -266,6 +267,11 @@ def _begin(run: Run, stack: contextlib.ExitStack) -> _Begun:
     axes = ", ".join(f"{name} {size}" for name, size in plan.mesh.shape.items())
     changed = start.progress is not None and start.progress["config_hash"] != run.config_hash
     writer.note(f"parameters: {num_parameters(plan.shapes.params):,}; mesh: {axes}; start: {start.source}, step {step}")
+    memory = state_memory(plan)
+    writer.note(
+        f"memory on each device: parameters {readable(memory.parameters)}, gradients {readable(memory.gradients)}, "
+        f"optimizer state {readable(memory.optimizer)}"
+    )
     writer.note(f"ready after {time.monotonic() - began:.1f} s" + ("; the config has changed since" if changed else ""))
     return begun
 

@@ -5,6 +5,7 @@ Our layers are stacked along axis 0; theirs have one name per layer, with `{l}` 
 
 import dataclasses
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -170,7 +171,7 @@ def flat(tree: Any) -> dict[str, Any]:
 
 
 def to_ours(table: Table, read: Read, shapes: Any, place: Place, where: str) -> Any:
-    """Builds our tree, one leaf at a time.
+    """Builds our tree, one leaf at a time, the largest first: while it is read there is little else in memory.
 
     Args:
       table: the key table.
@@ -187,7 +188,7 @@ def to_ours(table: Table, read: Read, shapes: Any, place: Place, where: str) -> 
     """
     expected = flat(shapes)
     leaves = {}
-    for key in table:
+    for key in sorted(table, key=lambda key: -math.prod(expected[key.paths()[0]].shape)):
         shape = tuple(expected[key.paths()[0]].shape)
         wanted = shape[1:] if key.num_layers else shape
         tensors = (_checked(key, name, read(name), wanted, where) for name in key.names())

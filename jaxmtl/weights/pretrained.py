@@ -302,9 +302,10 @@ def _shardings(boxed: Any, mesh: Mesh | None) -> Any:
 
 
 def _placer(shardings: Any, dtype: str) -> key_table.Place:
-    """Casts a host array and puts it on its devices, so that only one leaf at a time is held on the host."""
+    """Casts a host array, puts it on its devices and waits, so that only one leaf at a time is held on the host."""
     of = key_table.flat(shardings)
-    return lambda path, leaf: jax.device_put(leaf.astype(jnp.dtype(dtype), copy=False), of[path])
+    cast = lambda leaf: leaf.astype(jnp.dtype(dtype), copy=False)
+    return lambda path, leaf: jax.block_until_ready(jax.device_put(cast(leaf), of[path]))
 
 
 def _sizes(table: key_table.Table, params: Any) -> dict[str, int]:

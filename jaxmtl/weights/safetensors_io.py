@@ -31,7 +31,6 @@ class TensorFolder:
     def __init__(self, folder: str | os.PathLike) -> None:
         self.folder = pathlib.Path(folder)
         self._file_of = self._index()
-        self._open: dict[str, safetensors.safe_open] = {}
 
     def _index(self) -> dict[str, str]:
         index = self.folder / INDEX
@@ -73,11 +72,11 @@ class TensorFolder:
         return self._get(name, lambda file: file.get_tensor(name))
 
     def _get(self, name: str, get: Callable[[safetensors.safe_open], Any]) -> Any:
+        # Opened for each tensor: what was read of an open file stays in the process's memory until it is closed.
         file = self._file_of[name]
-        if file not in self._open:
-            self._open[file] = self._safe_open(file)
         try:
-            return get(self._open[file])
+            with self._safe_open(file) as opened:
+                return get(opened)
         except (safetensors.SafetensorError, TypeError, ValueError) as error:  # numpy lacks some of the dtypes
             raise InputError(f"{self.folder / file}: tensor {name} cannot be read ({error}); fetch it again") from error
 

@@ -28,7 +28,7 @@ def sides():
     return importlib.import_module("sides")
 
 
-@pytest.mark.parametrize("name", ["train", "decode", "start"])
+@pytest.mark.parametrize("name", ["train", "decode", "start", "load"])
 def test_help_is_printed_at_once(name):
     done = subprocess.run([sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--full" in done.stdout and not done.stderr
@@ -121,6 +121,15 @@ def test_prompts_to_decode_are_in_batches_longest_first(tmp_path):
     batches = decode.make_batches(store, 10, 4)
     lengths = [len(row) for batch in batches for row in batch]
     assert [len(batch) for batch in batches] == [4, 4, 2] and lengths == sorted(lengths, reverse=True)
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="only Linux tells peaks of memory")
+def test_loading_holds_no_second_copy(tmp_path):
+    load = importlib.import_module("load")
+    sizes = {"embed_dim": 512, "num_heads": 8, "head_dim": 64, "mlp_dim": 2048, "vocab_size": 4096}
+    figures = load.compare(tmp_path, sizes, 2, {"ratio": (1, "float32")})
+    assert 0.08 < figures["gigabytes"] < 0.1
+    assert 0.9 < figures["ratio"] < 1.3
 
 
 @pytest.mark.torch
