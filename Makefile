@@ -1,7 +1,7 @@
 # Everything runs in .venv, which is made when it is missing.
 #   make demo     trains a small T5 on the embedded tasks and writes a report
 #   make test     linters and the default test suite
-#   make parity   comparisons with torch models, tests of Apache Beam, and the benchmarks' environment
+#   make parity   comparisons with torch models, tests of Apache Beam, the longest tests, the benchmarks' environment
 #   make bench    every benchmark, one JSON line each
 
 PYTHON ?= python3
@@ -44,7 +44,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
 parity: .venv/parity
-	$(BIN)/pytest -m 'torch or beam'
+	$(BIN)/pytest -m 'torch or beam or long'
 
 bench: .venv/parity
 	for name in feed train decode start load; do $(BIN)/python benchmarks/$$name.py || exit 1; done

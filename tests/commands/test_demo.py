@@ -7,7 +7,7 @@ from jaxmtl.main import main
 
 
 @pytest.mark.tf
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_demo_goes_the_whole_way_and_every_command_it_shows_can_be_typed(tmp_path, capsys):
     folder = tmp_path / "demo"
     assert main(["demo", f"--run_dir={folder}", "--steps=4", "--examples=12"]) == 0

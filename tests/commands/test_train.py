@@ -71,7 +71,7 @@ def test_a_finished_run_started_again_changes_nothing(store, run_dir, tmp_path):
     assert sorted(losses(tmp_path / "run")) == [1, 2, 3]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_goes_on_to_the_same_bits(store, tmp_path, on_cpu):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert main(train_words(store, whole, "--gin.STEPS=12")) == 0
@@ -94,7 +94,7 @@ def start_two(words, environment, port, tmp_path):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_train_like_one(store, tmp_path, on_cpu, free_port):
     validated = ["--gin.STEPS=3", "--gin_file=runs/validation.gin", "--gin.EVALUATE_EVERY=2"]
     more = [*validated, "--gin.partitioning.make_mesh.tensor=2"]
@@ -113,7 +113,7 @@ def test_two_processes_train_like_one(store, tmp_path, on_cpu, free_port):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), ours, theirs)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_stopped_on_two_processes_goes_on_on_one(store, tmp_path, on_cpu, free_port):
     more = ["--gin.LAYOUT=@packing.packed", "--gin.SAVE_EVERY=100"]
     folder, alone = tmp_path / "two", tmp_path / "one"

@@ -85,6 +85,7 @@ def assert_close(left, right):
     np.testing.assert_allclose(left, right, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.long
 @settings(max_examples=4, deadline=None)
 @given(task_ids=st.lists(st.integers(0, 4), min_size=B, max_size=B), seed=st.integers(0, 1000))
 def test_a_mixed_batch_has_the_losses_and_gradients_of_separate_models(params, task_ids, seed):

@@ -32,7 +32,7 @@ def test_one_cell_holds_the_sizes():
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_notebook_runs_from_rows_to_scores(tmp_path, monkeypatch):
     import nbclient
 

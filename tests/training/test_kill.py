@@ -51,7 +51,7 @@ def lines(folder):
     return path.read_text().splitlines() if path.exists() else []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert start(whole).wait() == 0

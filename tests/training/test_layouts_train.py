@@ -103,6 +103,7 @@ def test_rates_that_follow_losses_resume_in_the_loop(store, tmp_path):
     assert drawn[0] != drawn[1], "the rates never left uniform"
 
 
+@pytest.mark.long
 def test_a_packed_run_resumes_exactly(store, tmp_path):
     def run(folder, num_steps, **options):
         stream = train_stream(store, batch_size=8, window=3, layout=packed)

@@ -54,7 +54,7 @@ def test_losses_do_not_depend_on_the_mesh(axes, on_one_device):
     assert_same_history(run(axes=axes, optimizer=optimizer)[1], expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_losses_of_t5_do_not_depend_on_the_mesh():
     reference = run(module=tiny_t5())[1]
     for axes in MESHES:
