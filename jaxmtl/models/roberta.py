@@ -30,8 +30,9 @@ class Roberta(nn.Module):
         """Creates embeddings and layers."""
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         self.token_embedding = Embed(config.vocab_size, config.embed_dim, INIT, dtype)
-        self.position_embedding = Embed(config.num_positions, config.embed_dim, INIT, dtype)
-        self.type_embedding = Embed(config.num_types, config.embed_dim, INIT, dtype)
+        axes = ("positions", "embed")
+        self.position_embedding = Embed(config.num_positions, config.embed_dim, INIT, dtype, axes)
+        self.type_embedding = Embed(config.num_types, config.embed_dim, INIT, dtype, axes)
         self.embedding_norm = norm(config)
         self.drop = nn.Dropout(config.dropout_rate)
         self.layers = stack_layers(EncoderLayer, config, config.num_layers)
