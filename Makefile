@@ -44,7 +44,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
 parity: .venv/parity
-	$(BIN)/pytest -m 'torch or beam or long'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'torch or beam or long'
 
 bench: .venv/parity
 	for name in feed train decode start load; do $(BIN)/python benchmarks/$$name.py || exit 1; done
