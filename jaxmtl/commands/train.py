@@ -94,8 +94,7 @@ def train(
       run_dir: the run folder; nothing in it changes before the run is known to fit.
       module: the model.
       store: the tokenised examples.
-      make_stream: called with the store, what a padded row costs, what divides all batches, and which share of them
-        this host reads; gives the training batches.
+      make_stream: gives the training batches; called with the store and what `_stream_options` returns.
       make_run: `loop.Run` with its other fields bound.
       tokenizer: what the model was trained with before; None if it starts from random weights or has none.
       mesh: devices; all of them along `data` if None.
@@ -115,7 +114,6 @@ def train(
     from jaxmtl.partitioning import make_mesh
     from jaxmtl.training import loop
     from jaxmtl.weights import check_reads
-    from jaxmtl.writers import MultiWriter
 
     check_reads(module.config, tokenizer, store)
     folder, mesh = pathlib.Path(run_dir), mesh or make_mesh()
@@ -124,19 +122,29 @@ def train(
     check_heads(module, stream.rows.names)
     run = make_run(
         module=module,
-        stream=stream,
-        task_names=stream.rows.names,
-        stream_names=stream.stream_names,
         run_dir=folder,
         mesh=mesh,
         num_microbatches=num_microbatches,
         evaluations=[make(parts) for make in make_evaluations],
-        writer=MultiWriter((loop.standard_writer(folder), *(make(folder) for make in make_writers))),
+        writer=_writer(folder, make_writers),
+        **_of_stream(stream),
         on_ready=lambda: _describe(parts, operative_text() or config_text()),
         config_hash=config_hash,
     )
     _check_continued([folder, run.resume_from], module, store)
     return loop.train(run)
+
+
+def _of_stream(stream: "Stream") -> dict[str, Any]:
+    """Returns the fields of a run that come from its stream."""
+    return dict(stream=stream, task_names=stream.rows.names, stream_names=stream.stream_names)
+
+
+def _writer(folder: pathlib.Path, make_writers: "Sequence[Callable[[pathlib.Path], Writer]]") -> "Writer":
+    from jaxmtl.training import loop
+    from jaxmtl.writers import MultiWriter
+
+    return MultiWriter((loop.standard_writer(folder), *(make(folder) for make in make_writers)))
 
 
 def _stream_options(parts: Parts, num_microbatches: int) -> dict[str, Any]:

@@ -50,36 +50,25 @@ def evaluate(
         holds results of another split.
       UnknownNameError: if there is no such split or task, or no head for it.
     """
-    run_dir, labels = pathlib.Path(run_dir), labels or Labels()
-    labels = dataclasses.replace(labels, run=labels.run or run_dir.resolve().name)
+    run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     check_reads(pretrained.config, pretrained.tokenizer, store)
     if not getattr(pretrained.config, "heads", ()):
         raise InputError("this model has no heads; score what it writes with runs/evaluate.gin")
-    for held in sorted(files.splits_held(run_dir) - {split}):
-        raise InputError(f"{run_dir} holds results of split {held!r}; evaluate split {split!r} into another RUN_DIR")
+    files.check_split(run_dir, split)
     names = list(store.task_names(split) if tasks is None else tasks)
     span_choice = span_choice or SpanChoice()
     spans = dataclasses.asdict(span_choice)
     settings = dict(split=split, weights_hash=weights_hash(pretrained.params), spans=spans)
     scores: dict[str, Scores] = {}
     for number, name in enumerate(names, 1):
-        predicted = predict(
-            pretrained.module,
-            pretrained.params,
-            store,
-            split,
-            tasks=[name],
-            batch_size=batch_size,
-            span_choice=span_choice,
-        )
+        model = (pretrained.module, pretrained.params)
+        predicted = predict(*model, store, split, tasks=[name], batch_size=batch_size, span_choice=span_choice)
         scores |= score(predicted, store, split)
         if jax.process_index() == 0:
             files.write_rows(files.prediction_file(run_dir, name), [_row(one, split) for one in predicted[name]])
         if progress is not None:
             progress(number, len(names), name)
-    if jax.process_index() == 0:
-        files.write_whole(run_dir / files.SCORES, summary.scores_json(scores, settings, labels))
-        files.append_records(run_dir / files.RECORDS, summary.records(scores, settings, labels))
+    summary.write(run_dir, scores, settings, labels)
     return scores
 
 

@@ -37,6 +37,20 @@ def splits_held(run_dir: str | os.PathLike) -> set[str]:
     return found
 
 
+def check_split(run_dir: str | os.PathLike, split: str) -> None:
+    """Refuses a folder whose results are about another split: predictions of one would replace those of the other.
+
+    Args:
+      run_dir: the run folder, which need not exist.
+      split: what is to be evaluated.
+
+    Raises:
+      InputError: naming both splits.
+    """
+    for held in sorted(splits_held(run_dir) - {split}):
+        raise InputError(f"{run_dir} holds results of split {held!r}; evaluate split {split!r} into another RUN_DIR")
+
+
 def write_rows(path: pathlib.Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes JSON lines whole, see `jaxmtl.files`.
 

@@ -75,8 +75,7 @@ def evaluate(
         the run folder holds results of another split, the weights give no finite NLL, or a file cannot be written.
       UnknownNameError: if there is no such split, task or metric.
     """
-    run_dir, labels = pathlib.Path(run_dir), labels or Labels()
-    labels = dataclasses.replace(labels, run=labels.run or run_dir.resolve().name)
+    run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     pretrained = _with_tokenizer(pretrained, store)
     decoding = decoding or Decoding()
     how = Method(decoding=decoding, max_tokens=max_tokens, metrics=_known(metrics), batch_size=batch_size)
@@ -84,7 +83,7 @@ def evaluate(
     words = dict(split=split, decoding=decoding.describe(), max_tokens=max_tokens)
     settings = dict(words, metrics=how.metrics, weights_hash=weights)
     work = _plan(store, split, tasks, max_examples, settings)
-    _check_held(run_dir, split)
+    files.check_split(run_dir, split)
     scores = _agree({task.name: predictions.finished(run_dir, task, how.metrics) for task in work}, work, how.metrics)
     left = [task for task in work if task.name not in scores]
     for task, rows in _predictions(pretrained, left, how, chunk_size, progress):
@@ -92,14 +91,8 @@ def evaluate(
             files.write_rows(files.prediction_file(run_dir, task.name), rows)
         scores[task.name] = predictions.means(task, rows, how.metrics)
     scores = {task.name: scores[task.name] for task in work}
-    _write_summary(run_dir, scores, settings, labels)
+    summary.write(run_dir, scores, settings, labels)
     return scores
-
-
-def _check_held(run_dir: pathlib.Path, split: str) -> None:
-    """Refuses a folder whose results are about another split: predictions of one would replace those of the other."""
-    for held in sorted(files.splits_held(run_dir) - {split}):
-        raise InputError(f"{run_dir} holds results of split {held!r}; evaluate split {split!r} into another RUN_DIR")
 
 
 def _predictions(
@@ -110,15 +103,6 @@ def _predictions(
     for chunk in _chunks(left, chunk_size):
         rows = predictions.predict(pretrained, chunk, how, count.stage)
         yield from ((task, rows[task.name]) for task in chunk)
-
-
-def _write_summary(
-    run_dir: pathlib.Path, scores: Mapping[str, Scores], settings: Mapping[str, Any], labels: Labels
-) -> None:
-    """Writes scores.json and appends the records, on the first host."""
-    if jax.process_index() == 0:
-        files.write_whole(run_dir / files.SCORES, summary.scores_json(scores, settings, labels))
-        files.append_records(run_dir / files.RECORDS, summary.records(scores, settings, labels))
 
 
 def _with_tokenizer(pretrained: Pretrained, store: TokenStore) -> Pretrained:

@@ -2,10 +2,15 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
+from jaxmtl.evals import files
 from jaxmtl.tasks import metrics as text_metrics
 from jaxmtl.types import Record, Scores
 
@@ -33,6 +38,27 @@ class Labels:
     step: int = 0
     config_hash: str = ""
     git_hash: str = ""
+
+    def of_folder(self, run_dir: str | os.PathLike) -> "Labels":
+        """Returns the labels with the folder's name for a run that has none."""
+        return dataclasses.replace(self, run=self.run or pathlib.Path(run_dir).resolve().name)
+
+
+def write(run_dir: pathlib.Path, scores: Mapping[str, Scores], settings: Mapping[str, Any], labels: Labels) -> None:
+    """Writes scores.json and appends the records, on the first host.
+
+    Args:
+      run_dir: the run folder.
+      scores: task name to scores, at least one.
+      settings: what was evaluated and how.
+      labels: where the values come from.
+
+    Raises:
+      InputError: if a file cannot be written.
+    """
+    if jax.process_index() == 0:
+        files.write_whole(run_dir / files.SCORES, scores_json(scores, settings, labels))
+        files.append_records(run_dir / files.RECORDS, records(scores, settings, labels))
 
 
 def scores_json(scores: Mapping[str, Scores], settings: Mapping[str, Any], labels: Labels) -> str:

@@ -14,14 +14,13 @@ from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.bart_config import POSITION_OFFSET, BARTConfig
 from jaxmtl.models.bart_layers import DecoderLayer, EncoderLayer, layer_norm
+from jaxmtl.models.encoder_decoder import Cache, EncoderDecoder
 from jaxmtl.models.layers import Embed, normal, parameter
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
 from jaxmtl.models.stack import stack_layers
 
-Cache = dict[str, Any]
 
-
-class BART(nn.Module):
+class BART(EncoderDecoder):
     """Encoder-decoder BART.
 
     Positions are those of a row, whether or not padding stands before a token: inputs are padded at their end.
@@ -78,27 +77,10 @@ class BART(nn.Module):
         Raises:
           InputError: if only one of the two sides has segments.
         """
-        mask = self._real(inputs, input_mask)
+        mask = self.real(inputs, input_mask)
         memory = self.encode(inputs, mask, segments=input_segments, train=train)
         segments = dict(input_segments=input_segments, target_segments=target_segments)
         return self.decode(decoder_inputs, memory, mask, **segments, train=train)
-
-    def first_tokens(
-        self,
-        inputs: jax.Array,
-        input_mask: jax.Array | None = None,
-        *,
-        input_segments: Segments | None = None,
-        target_segments: Segments | None = None,
-    ) -> jax.Array:
-        """Returns what precedes the first target: the decoder's start token, int32 [B], or [B, T] of packed rows."""
-        shape = inputs.shape[:1] if target_segments is None else target_segments.ids.shape
-        return jnp.full(shape, self.config.decoder_start_id, jnp.int32)
-
-    def prompt_tokens(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Returns int32 [B, 1] and bool [B, 1], what the decoder has read before the first target: its start token."""
-        tokens = self.first_tokens(inputs, input_mask)[:, None]
-        return tokens, jnp.ones(tokens.shape, bool)
 
     def encode(
         self,
@@ -109,7 +91,7 @@ class BART(nn.Module):
         train: bool = False,
     ) -> jax.Array:
         """Encodes int32 [B, S] to the memory of the decoder, [B, S, D]; arguments as in `__call__`."""
-        mask = mask_between(segments, segments, self._real(inputs, input_mask))
+        mask = mask_between(segments, segments, self.real(inputs, input_mask))
         positions = self._positions(inputs.shape[1], segments)
         x = self.encoder_embedding_norm(self._embed(inputs) + self.encoder_positions(positions))
         x = with_logical_constraint(self.drop(x, deterministic=not train), ("batch", "length", "embed"))
@@ -141,24 +123,6 @@ class BART(nn.Module):
         bias = jax.lax.stop_gradient(self.final_logits_bias.astype(jnp.float32))
         return with_logical_constraint(self.token_embedding.attend(x) + bias, ("batch", "length", "vocab"))
 
-    def start_cache(self, memory: jax.Array, max_length: int, rows_per_input: int = 1) -> Cache:
-        """Prepares decoding: projects cross-attention keys and values once and makes room for the decoder's own.
-
-        Args:
-          memory: [B, S, D], what `encode` gave.
-          max_length: number of positions T that can be decoded.
-          rows_per_input: R, rows decoded for each input.
-
-        Returns:
-          "memory": keys and values [layers, B, S, H, K]; "self": zeros [layers, B·R, T, H, K].
-        """
-        config = self.config
-        _, cross = self.decoder.cross_cache(None, memory)
-        rows = memory.shape[0] * rows_per_input
-        shape = (config.num_decoder_layers, rows, max_length, config.num_heads, config.head_dim)
-        zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
-        return {"memory": cross, "self": (zeros, zeros)}
-
     def decode_step(
         self, tokens: jax.Array, position: jax.Array, cache: Mapping[str, Any], input_mask: jax.Array | None
     ) -> tuple[jax.Array, Cache]:
@@ -179,9 +143,6 @@ class BART(nn.Module):
         mask = None if input_mask is None else Mask(keys=input_mask)
         (x, self_cache, _), _ = self.decoder.step(carry, cache["memory"], position, bias, mask)
         return self.logits(x)[:, 0], {**cache, "self": self_cache}
-
-    def _real(self, inputs: jax.Array, input_mask: jax.Array | None) -> jax.Array:
-        return inputs != self.config.pad_id if input_mask is None else input_mask
 
     def _positions(self, length: int, segments: Segments | None) -> jax.Array:
         """Returns rows of a position table: int32 [length], or [B, length] of packed rows."""

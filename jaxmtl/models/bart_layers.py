@@ -14,6 +14,7 @@ from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.attention import einsum_attention, share_keys
 from jaxmtl.models.bart_config import BARTConfig
+from jaxmtl.models.decoding_cache import write_position
 from jaxmtl.models.layers import Dense, LayerNorm, normal
 from jaxmtl.models.masks import Mask
 
@@ -178,9 +179,7 @@ class DecoderLayer(nn.Module):
         """
         x, cache, layer = carry
         new = self.self_attention.keys_and_values(x)
-        write = lambda old, one: jax.lax.dynamic_update_slice(old, one[None], (layer, 0, position, 0, 0))
-        cache = jax.tree.map(write, cache, new)
-        key, value = jax.tree.map(lambda c: jax.lax.dynamic_index_in_dim(c, layer, keepdims=False), cache)
+        cache, (key, value) = write_position(cache, new, layer, position)
         x = self.self_attention_norm(x + self.self_attention.look_up(x, key, value, bias, None))
         cross_key, cross_value = cross
         x = self.cross_attention_norm(x + self.cross_attention.look_up(x, cross_key, cross_value, None, mask))

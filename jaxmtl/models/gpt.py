@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models import prompts
+from jaxmtl.models.decoding_cache import KeysAndValues
 from jaxmtl.models.gpt_config import GPTConfig
 from jaxmtl.models.gpt_layers import Block, Seen
 from jaxmtl.models.layers import Dense, Dropout, Embed, LayerNorm, normal
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
-from jaxmtl.models.prompt_attention import KeysAndValues
 from jaxmtl.models.stack import stack_layers
 from jaxmtl.types import InputError
 

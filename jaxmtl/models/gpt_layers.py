@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
+from jaxmtl.models.decoding_cache import KeysAndValues, write_position
 from jaxmtl.models.gpt_config import ACTIVATIONS, GPTConfig
 from jaxmtl.models.layers import Dense, Dropout, LayerNorm, normal
 from jaxmtl.models.masks import Mask
-from jaxmtl.models.prompt_attention import KeysAndValues, attend_to_prompt
+from jaxmtl.models.prompt_attention import attend_to_prompt
 
 
 class Seen(NamedTuple):
@@ -174,8 +175,6 @@ class Block(nn.Module):
         """
         x, cache, layer = carry
         normed = self._before(self.attention_norm, x)
-        write = lambda old, one: jax.lax.dynamic_update_slice(old, one[None], (layer, 0, position, 0, 0))
-        cache = jax.tree.map(write, cache, self.attention.keys_and_values(normed))
-        own = jax.tree.map(lambda c: jax.lax.dynamic_index_in_dim(c, layer, keepdims=False), cache)
+        cache, own = write_position(cache, self.attention.keys_and_values(normed), layer, position)
         x = self._add(x, self.attention.look_up(normed, prompt, own, prompt_seen, own_bias), train=False)
         return (x, cache, layer + 1), None

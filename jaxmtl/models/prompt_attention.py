@@ -7,9 +7,8 @@ H heads, K head width. Rows of one prompt are adjacent.
 import jax
 import jax.numpy as jnp
 
+from jaxmtl.models.decoding_cache import KeysAndValues
 from jaxmtl.models.masks import mask_to_bias
-
-KeysAndValues = tuple[jax.Array, jax.Array]
 
 
 def attend_to_prompt(

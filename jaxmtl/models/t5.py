@@ -12,16 +12,15 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
+from jaxmtl.models.encoder_decoder import Cache, EncoderDecoder
 from jaxmtl.models.layers import Dense, Dropout, Embed, RelativeBias, RMSNorm, normal
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
 from jaxmtl.models.stack import stack_layers
 from jaxmtl.models.t5_config import T5Config
 from jaxmtl.models.t5_layers import DecoderLayer, EncoderLayer
 
-Cache = dict[str, Any]
 
-
-class T5(nn.Module):
+class T5(EncoderDecoder):
     """Encoder-decoder T5.
 
     Attributes:
@@ -82,27 +81,10 @@ class T5(nn.Module):
         Raises:
           InputError: if only one of the two sides has segments.
         """
-        mask = inputs != self.config.pad_id if input_mask is None else input_mask
+        mask = self.real(inputs, input_mask)
         encoded = self.encode(inputs, mask, segments=input_segments, train=train)
         segments = dict(input_segments=input_segments, target_segments=target_segments)
         return self.decode(decoder_inputs, encoded, mask, **segments, train=train)
-
-    def first_tokens(
-        self,
-        inputs: jax.Array,
-        input_mask: jax.Array | None = None,
-        *,
-        input_segments: Segments | None = None,
-        target_segments: Segments | None = None,
-    ) -> jax.Array:
-        """Returns what precedes the first target: the decoder's start token, int32 [B], or [B, T] of packed rows."""
-        shape = inputs.shape[:1] if target_segments is None else target_segments.ids.shape
-        return jnp.full(shape, self.config.decoder_start_id, jnp.int32)
-
-    def prompt_tokens(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-        """Returns int32 [B, 1] and bool [B, 1], what the decoder has read before the first target: its start token."""
-        tokens = self.first_tokens(inputs, input_mask)[:, None]
-        return tokens, jnp.ones(tokens.shape, bool)
 
     def encode(
         self,
@@ -113,8 +95,7 @@ class T5(nn.Module):
         train: bool = False,
     ) -> jax.Array:
         """Encodes int32 [B, S] to the memory of the decoder, [B, S, D]; arguments as in `__call__`."""
-        real = inputs != self.config.pad_id if input_mask is None else input_mask
-        mask = mask_between(segments, segments, real)
+        mask = mask_between(segments, segments, self.real(inputs, input_mask))
         positions = jnp.arange(inputs.shape[1])
         bias = self.encoder_bias(positions, positions)
         x = self.drop(self.token_embedding(inputs), train=train)
@@ -146,24 +127,6 @@ class T5(nn.Module):
         head = self.token_embedding.attend if self.config.tied_head else self.lm_head
         logits = head(x * self.config.head_scale).astype(jnp.float32)
         return with_logical_constraint(logits, ("batch", "length", "vocab"))
-
-    def start_cache(self, memory: jax.Array, max_length: int, rows_per_input: int = 1) -> Cache:
-        """Prepares decoding: projects cross-attention keys and values once and makes room for the decoder's own.
-
-        Args:
-          memory: [B, S, D], what `encode` gave.
-          max_length: number of positions T that can be decoded.
-          rows_per_input: R, rows decoded for each input.
-
-        Returns:
-          "memory": keys and values [layers, B, S, H, K]; "self": zeros [layers, B·R, T, H, K].
-        """
-        config = self.config
-        _, cross = self.decoder.cross_cache(None, memory)
-        rows = memory.shape[0] * rows_per_input
-        shape = (config.num_decoder_layers, rows, max_length, config.num_heads, config.head_dim)
-        zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
-        return {"memory": cross, "self": (zeros, zeros)}
 
     def decode_step(
         self, tokens: jax.Array, position: jax.Array, cache: Mapping[str, Any], input_mask: jax.Array | None

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.attention import einsum_attention, share_keys
+from jaxmtl.models.decoding_cache import write_position
 from jaxmtl.models.layers import Dense, Dropout, RMSNorm, normal
 from jaxmtl.models.masks import Mask
 from jaxmtl.models.t5_config import ACTIVATIONS, T5Config
@@ -166,9 +167,7 @@ class DecoderLayer(nn.Module):
         cross_key, cross_value = cross
         normed = self.self_attention_norm(x)
         new = self.self_attention.keys_and_values(normed)
-        write = lambda old, one: jax.lax.dynamic_update_slice(old, one[None], (layer, 0, position, 0, 0))
-        cache = jax.tree.map(write, cache, new)
-        key, value = jax.tree.map(lambda c: jax.lax.dynamic_index_in_dim(c, layer, keepdims=False), cache)
+        cache, (key, value) = write_position(cache, new, layer, position)
         x = x + self.self_attention.look_up(normed, key, value, bias, None)
         x = x + self.cross_attention.look_up(self.cross_attention_norm(x), cross_key, cross_value, None, mask)
         x = x + self.mlp(self.mlp_norm(x), train=False)

@@ -1,0 +1,58 @@
+"""What encoder-decoders of all families do alike: what stands before the first target, and room for decoding.
+
+Letters in shapes: B inputs, R rows per input (choices, beams), S source length, T target length, D embed, H heads,
+K head width. Rows of one input are neighbours: row b·R + r belongs to input b.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxmtl.models.masks import Segments
+
+Cache = dict[str, Any]
+
+
+class EncoderDecoder(nn.Module):
+    """The part of the family contract that does not depend on the layers; subclasses have `config` and `decoder`."""
+
+    def real(self, inputs: jax.Array, input_mask: jax.Array | None) -> jax.Array:
+        """Returns bool [B, S], True on what to see of int32 `inputs` [B, S]: `input_mask`, or all but padding."""
+        return inputs != self.config.pad_id if input_mask is None else input_mask
+
+    def first_tokens(
+        self,
+        inputs: jax.Array,
+        input_mask: jax.Array | None = None,
+        *,
+        input_segments: Segments | None = None,
+        target_segments: Segments | None = None,
+    ) -> jax.Array:
+        """Returns what precedes the first target: the decoder's start token, int32 [B], or [B, T] of packed rows."""
+        shape = inputs.shape[:1] if target_segments is None else target_segments.ids.shape
+        return jnp.full(shape, self.config.decoder_start_id, jnp.int32)
+
+    def prompt_tokens(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+        """Returns int32 [B, 1] and bool [B, 1], what the decoder has read before the first target: its start token."""
+        tokens = self.first_tokens(inputs, input_mask)[:, None]
+        return tokens, jnp.ones(tokens.shape, bool)
+
+    def start_cache(self, memory: jax.Array, max_length: int, rows_per_input: int = 1) -> Cache:
+        """Prepares decoding: projects cross-attention keys and values once and makes room for the decoder's own.
+
+        Args:
+          memory: [B, S, D], what `encode` gave.
+          max_length: number of positions T that can be decoded.
+          rows_per_input: R, rows decoded for each input.
+
+        Returns:
+          "memory": keys and values [layers, B, S, H, K]; "self": zeros [layers, B·R, T, H, K].
+        """
+        config = self.config
+        _, cross = self.decoder.cross_cache(None, memory)
+        rows = memory.shape[0] * rows_per_input
+        shape = (config.num_decoder_layers, rows, max_length, config.num_heads, config.head_dim)
+        zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
+        return {"memory": cross, "self": (zeros, zeros)}
