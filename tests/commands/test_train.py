@@ -62,6 +62,7 @@ def test_the_operative_config_parses_and_trains_the_same(run_dir, tmp_path):
     assert losses(tmp_path / "again") == losses(run_dir)
 
 
+@pytest.mark.long
 def test_a_finished_run_started_again_changes_nothing(store, run_dir, tmp_path):
     assert main(train_words(store, tmp_path / "run", "--gin.STEPS=2")) == 0
     before = losses(tmp_path / "run")
@@ -200,6 +201,7 @@ def test_numbers_go_to_more_writers_if_asked_for(store, tmp_path, capsys, monkey
     summary_writer().add_scalar.assert_any_call("train/loss", losses(tmp_path / "run")[1], 1)
 
 
+@pytest.mark.long
 def test_records_of_evaluations_while_training_tell_their_run(store, tmp_path):
     flags = ["--gin_file=runs/generation.gin", "--gin.GENERATE_EVERY=2", "--gin.MAX_TOKENS=2", "--gin.MAX_EXAMPLES=1"]
     labels = ["--gin.SEED=5", "--gin.STUDY=mine"]

@@ -56,6 +56,7 @@ def test_prompts_get_no_special_token_and_targets_an_end(pretrained):
     assert requests.encode_targets(pretrained, ["ab", ""]) == [[1, 2, END], [END]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_choices_score_as_behind_their_prompt_in_one_sequence(pretrained, batch_size):
     scores = scoring.score_choices(pretrained, INPUTS, CHOICES, batch_size=batch_size)
@@ -66,6 +67,7 @@ def test_choices_score_as_behind_their_prompt_in_one_sequence(pretrained, batch_
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.long
 def test_generation_takes_the_likeliest_token_of_the_whole_sequence(pretrained):
     ids = requests.encode_inputs(pretrained, INPUTS)
     generated = generation.generate_ids(pretrained, ids, max_tokens=6)

@@ -1,7 +1,12 @@
+import json
+import pathlib
+
 import pytest
 
 from jaxmtl.tasks.answer_metrics import accuracy, entities, entity_f1, macro_f1, squad_exact, squad_f1
 from jaxmtl.types import InputError
+
+SEQEVAL = pathlib.Path(__file__).parents[1] / "golden" / "seqeval.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -28,6 +33,16 @@ def test_entity_f1_counts_whole_entities_over_all_sentences():
     assert entity_f1(predictions, references) == pytest.approx(0.4)
     assert entity_f1(references, references) == 1.0
     assert entity_f1([["O"]], [["O"]]) == 0.0
+
+
+@pytest.mark.parametrize("line", SEQEVAL.read_text(encoding="utf-8").splitlines(), ids=lambda line: f"{len(line)}")
+def test_entities_and_f1_are_those_of_seqeval(line):
+    case = json.loads(line)
+    sentences = [*case["references"], *case["predictions"]]
+    assert len(sentences) == len(case["entities"])
+    for sentence, found in zip(sentences, case["entities"], strict=True):
+        assert entities(sentence) == {tuple(entity) for entity in found}
+    assert entity_f1(case["predictions"], case["references"]) == pytest.approx(case["f1"])
 
 
 def test_macro_f1_averages_labels_whatever_their_number():

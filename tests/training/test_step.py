@@ -92,6 +92,7 @@ def test_task_sums_add_up_to_the_whole():
     np.testing.assert_allclose(metrics.sums.task_loss.sum(), metrics.sums.loss, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_packed_accumulated_steps_on_two_devices_equal_plain_steps():
     lengths = [[(4, 3), (5, 2)], [(9, 6)], [(1, 1), (2, 2), (6, 3)], []]
     rows = lambda index: [examples(np.random.default_rng((index, k)), row, V) for k, row in enumerate(lengths)]
