@@ -1,9 +1,10 @@
 """Feeding speed: jaxmtl's sampler and batches over a token store against SeqIO's live mixture of the same examples.
 
-Real tasks are copied under new names until there are enough of them; all are read at the rates of their sizes. Ours
-reads the store; SeqIO reads either examples that are tokenised beforehand (`ratio`: examples per second once buffers
-are full) or text that it tokenises (`start_ratio`: seconds to the first batch). Each count of tasks runs in a process
-of its own, which tells its peak memory.
+Real tasks are copied under new names until there are enough of them, so that every count has short and long ones; all
+are read at the rates of their sizes. Ours reads the store in the layout that a training run takes; SeqIO reads either
+examples that are tokenised beforehand (`ratio`: examples per second once its rate rises no more) or text that it
+tokenises (`start_ratio`: seconds to the first batch). Each count of tasks runs in a process of its own, which tells its
+peak memory. What each layout pads and costs on the real tasks is printed as a table (`layouts`).
 
 Without arguments: few tasks and seconds. With --full: 10, 100, 400 and 1,600 tasks; takes many minutes and gigabytes.
 """
@@ -24,7 +25,8 @@ import workload
 
 QUICK = dict(ours=(10, 200), seqio=(10, 40), seconds=3.0, examples=26)
 FULL = dict(ours=(10, 100, 400, 1600), seqio=(10, 100, 400), seconds=20.0, examples=100)
-LIMITS = (512, 128)
+LIMITS = (1024, 128)
+MOST_PERIODS = 12
 
 
 def main() -> None:
@@ -35,6 +37,7 @@ def main() -> None:
     sizes = argparse.Namespace(**(FULL if arguments.full else QUICK), batch_size=arguments.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         store = workload.make_store(arguments, pathlib.Path(folder), "train", sizes.examples, LIMITS)
+        layouts = compared_layouts(store, sizes)
         most = max(*sizes.ours, *sizes.seqio)
         stores = {count: copied(store, pathlib.Path(folder) / f"{count}_tasks", count) for count in {*sizes.ours, most}}
         mine = {count: one_side(f"ours, {count} tasks", ours, stores[count], sizes) for count in sizes.ours}
@@ -42,7 +45,7 @@ def main() -> None:
             n: one_side(f"SeqIO from tokens, {n} tasks", seqio_tokens, stores[most], n, sizes) for n in sizes.seqio
         }
         text = {n: one_side(f"SeqIO from text, {n} tasks", seqio_text, stores[most], n, sizes) for n in sizes.seqio}
-    measuring.print_result("feed", figures(mine, cached, text) | {"sizes": vars(sizes)}, arguments)
+    measuring.print_result("feed", figures(mine, cached, text) | {"layouts": layouts, "sizes": vars(sizes)}, arguments)
 
 
 def figures(mine: dict, cached: dict, text: dict) -> dict[str, Any]:
@@ -70,15 +73,56 @@ def one_side(name: str, make: Callable[..., Any], *args: Any) -> dict[str, float
             "start_seconds": round(ready.value["start_seconds"], 3),
             "examples_per_second": round(answer.value / answer.seconds, 1),
             "peak_gigabytes": round(side.peak_memory() / 1e9, 3),
+            **{name: value for name, value in ready.value.items() if name != "start_seconds"},
         }
     print(f"{name}: {found}", flush=True)
     return found
 
 
+def compared_layouts(store: pathlib.Path, sizes: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Prints padding and GFLOP of the forward pass per example of each layout, and returns them."""
+    from rich import console
+
+    from jaxmtl.commands.mixture_tables import layout_table
+    from jaxmtl.feed import grouping, packing, preview
+
+    stream = training_stream(store, sizes)
+    layouts = {"grouped": grouping.grouped, "packed": packing.packed}
+    found = preview.preview(stream, sizes.batch_size, cost=forward_cost(), layouts=layouts)
+    console.Console(highlight=False, width=120).print(layout_table(found))
+    return {
+        name: {"padding": round(one.padding, 3), "gflop_per_example": round(one.cost / 1e9, 2)}
+        for name, one in found.layouts.items()
+    }
+
+
+def training_stream(store: pathlib.Path, sizes: argparse.Namespace) -> Any:
+    """Makes the stream of a run that trains T5 v1.1 small in the layout that costs it the least."""
+    from jaxmtl.feed import layout_choice
+    from jaxmtl.feed.store import TokenStore
+    from jaxmtl.feed.stream import train_stream
+
+    layout = layout_choice.cheapest
+    return train_stream(TokenStore(store), batch_size=sizes.batch_size, layout=layout, cost=forward_cost())
+
+
+def forward_cost() -> Callable[..., Any]:
+    from jaxmtl.models.flops import forward
+    from jaxmtl.models.t5_config import named_config
+
+    return functools.partial(forward, named_config("t5-v1.1-small", vocab_size=workload.VOCABULARY_ROWS))
+
+
 def copied(store: pathlib.Path, folder: pathlib.Path, count: int) -> pathlib.Path:
-    """Makes a store of `count` tasks: those of another store, again and again under new names."""
+    """Makes a store of `count` tasks: those of another store, again and again under new names.
+
+    However few there are, their sizes are spread evenly: task k has the size whose rank is k with its bits reversed.
+    """
     manifest = json.loads((store / "manifest.json").read_text())
-    tasks = list(itertools.islice(itertools.cycle(manifest["splits"]["train"].items()), count))
+    by_size = sorted(manifest["splits"]["train"].items(), key=lambda item: (store / item[1]["file"]).stat().st_size)
+    bits = (len(by_size) - 1).bit_length()
+    ranks = [rank for k in range(2**bits) if (rank := int(f"{k:0{bits}b}"[::-1], 2)) < len(by_size)]
+    tasks = list(itertools.islice(itertools.cycle(by_size[rank] for rank in ranks), count))
     (folder / "train").mkdir(parents=True)
     entries = {}
     for number, (name, entry) in enumerate(tasks):
@@ -91,11 +135,12 @@ def copied(store: pathlib.Path, folder: pathlib.Path, count: int) -> pathlib.Pat
 
 
 def ours(store: pathlib.Path, sizes: argparse.Namespace) -> tuple[Callable[[Any], Any], Any]:
+    import jaxmtl.feed.layout_choice
     import jaxmtl.feed.stream  # loading code is not feeding
-    from jaxmtl.feed.store import TokenStore
+    import jaxmtl.models.t5_config  # noqa: F401
 
     began = time.perf_counter()
-    stream = jaxmtl.feed.stream.train_stream(TokenStore(store), batch_size=sizes.batch_size)
+    stream = training_stream(store, sizes)
     next(stream)
     start = time.perf_counter() - began
     return functools.partial(steady, (len(batch["inputs"]) for batch in stream), sizes), {"start_seconds": start}
@@ -107,6 +152,20 @@ def steady(batches: Iterator[int], sizes: argparse.Namespace, _: Any) -> int:
     while time.perf_counter() < ends:
         examples += next(batches)
     return examples
+
+
+def warm_up(counts: Iterator[int], sizes: argparse.Namespace) -> float:
+    """Reads until the rate rises by less than a tenth, as it does when all shuffle buffers are full.
+
+    Returns the seconds that took, or minus the seconds after which it still rose.
+    """
+    before = steady(counts, sizes, None)
+    for periods in range(2, MOST_PERIODS + 1):
+        now = steady(counts, sizes, None)
+        if now <= 1.1 * before:
+            return periods * sizes.seconds
+        before = now
+    return -MOST_PERIODS * sizes.seconds
 
 
 def seqio_tokens(store: pathlib.Path, count: int, sizes: argparse.Namespace) -> tuple[Callable[[Any], Any], Any]:
@@ -144,10 +203,8 @@ def _seqio(
     batches = iter(mixture.padded_batch(sizes.batch_size).as_numpy_iterator())
     next(batches)
     start = time.perf_counter() - began
-    warm = time.perf_counter() + sizes.seconds  # shuffle buffers fill
-    while time.perf_counter() < warm:
-        next(batches)
-    return functools.partial(steady, (len(batch["inputs"]) for batch in batches), sizes), {"start_seconds": start}
+    counts = (len(batch["inputs"]) for batch in batches)
+    return functools.partial(steady, counts, sizes), {"start_seconds": start, "warm_seconds": warm_up(counts, sizes)}
 
 
 def _records(seqio: Any, tokens: Any, name: str, folder: pathlib.Path) -> tuple[Any, list]:

@@ -39,7 +39,7 @@ def show(previews: Mapping[str, MixturePreview]) -> None:
         terminal = console.Console(highlight=False, width=_PIPE_WIDTH)
     for stream, preview in previews.items():
         terminal.print(_tasks(stream if len(previews) > 1 else "mixture", preview))
-        terminal.print(_layouts(preview))
+        terminal.print(layout_table(preview))
         for line in totals(preview):
             terminal.print(line, markup=False, soft_wrap=True)
 
@@ -111,7 +111,15 @@ def _numbers(task: TaskPreview) -> tuple[str, ...]:
     )
 
 
-def _layouts(preview: MixturePreview) -> "Table":
+def layout_table(preview: MixturePreview) -> "Table":
+    """Makes the table of what layouts pad and cost.
+
+    Args:
+      preview: what a stream will draw.
+
+    Returns:
+      A row for each layout, the stream's own in bold.
+    """
     from rich import table as rich_table
 
     table = rich_table.Table(title="layouts (GFLOP of the forward pass)")
