@@ -13,7 +13,9 @@ Batch = dict[str, np.ndarray]
 `instructions` int32 [B, I]. Padding has the vocabulary's own id. `loss_mask` weighs the targets: 1 for tokens; where
 targets are labels for heads (see `jaxmtl.feed.answers`) the weights of a row add up to 1. In a packed batch, whose rows
 hold several examples, also `input_segments` and `input_positions` int32 [B, S], `target_segments` and
-`target_positions` int32 [B, T] (see `jaxmtl.models.masks`), and `task_ids` and `example_ids` are int32 [B, T]."""
+`target_positions` int32 [B, T] (see `jaxmtl.models.masks`), and `task_ids` and `example_ids` are int32 [B, T]. Batches
+of a training stream also have `expected_tokens` float32 [B], which add up to the mean number of target tokens of the
+batches that were drawn together."""
 Progress = Callable[[int, int, str], None]
 """Told from time to time (things done, things in all, what is being done) by what takes long."""
 

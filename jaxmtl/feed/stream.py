@@ -90,7 +90,9 @@ class Stream:
         self._position += 1
         share, mine = on_host(placed, self._host_index, self._num_hosts)
         members = placed.members[mine]
-        return self.layout.read(self.rows, _take(self._drawn, members), share)
+        batch = self.layout.read(self.rows, _take(self._drawn, members), share)
+        part = self._tokens_per_batch / placed.num_rows
+        return {**batch, "expected_tokens": np.full(share.num_rows, part, np.float32)}
 
     def state(self) -> dict[str, Any]:
         """Returns where the stream stands: JSON values, the sampler's state at the window's start and the place."""
@@ -191,7 +193,10 @@ class Stream:
         while not self._batches:
             draw = self.sampler.draw(self.window, self._losses)
             self._drawn = Draw(*(np.concatenate(pair) for pair in zip(self._drawn, draw, strict=True)))
-            self._batches, waiting = self.layout.arrange(*self.rows.lengths(self._drawn))
+            lengths = self.rows.lengths(self._drawn)
+            self._batches, waiting = self.layout.arrange(*lengths)
+        members = np.concatenate([batch.members for batch in self._batches])
+        self._tokens_per_batch = float(lengths[1][members].sum()) / len(self._batches)
         self._waiting, self._counts = _take(self._drawn, waiting), self.sampler.counts()
         places = np.arange(len(self._batches))
         key = random_bits(self._key, np.full_like(places, self._emitted))

@@ -25,6 +25,7 @@ from jaxmtl.training.draws import write_draws
 from jaxmtl.training.early_stopping import Best, EarlyStopping, is_over, judge
 from jaxmtl.training.interval import IntervalSums
 from jaxmtl.training.memory import readable, state_memory
+from jaxmtl.training.normalisers import Normaliser, batch_tokens
 from jaxmtl.training.objectives import EncoderDecoderLoss, Objective
 from jaxmtl.training.optim import Optimizer
 from jaxmtl.training.prefetch import Prefetcher, Stream
@@ -75,6 +76,7 @@ class Run:
       rules: logical axis to mesh axis.
       objective: scores a batch.
       num_microbatches: parts that each batch is cut into to need less memory.
+      normaliser: see `step.train_step`.
       seed: seed of random weights and dropout.
       pretrained: returns parameters to start from, given the mesh.
       resume_from: another run's folder to continue.
@@ -99,6 +101,7 @@ class Run:
     rules: Rules = RULES
     objective: Objective = EncoderDecoderLoss()
     num_microbatches: int = 1
+    normaliser: Normaliser = batch_tokens
     seed: int = 0
     pretrained: Callable[[Mesh], Any] | None = None
     resume_from: str | os.PathLike | None = None
@@ -288,7 +291,7 @@ def _restore(run: Run, plan: Plan, store: Checkpoints, writer: Writer, start: St
 
 
 def _step_function(run: Run, plan: Plan) -> Callable[..., Any]:
-    options = dict(num_tasks=len(run.task_names), num_microbatches=run.num_microbatches)
+    options = dict(num_tasks=len(run.task_names), num_microbatches=run.num_microbatches, normaliser=run.normaliser)
     return functools.partial(train_step, plan=plan, objective=run.objective, **options)
 
 

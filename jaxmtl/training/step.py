@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxmtl.training.normalisers import Normaliser, batch_tokens
 from jaxmtl.training.objectives import Losses, Objective
 from jaxmtl.training.state import Plan, TrainState
 from jaxmtl.types import InputError
@@ -87,8 +88,9 @@ def train_step(
     objective: Objective,
     num_tasks: int,
     num_microbatches: int = 1,
+    normaliser: Normaliser = batch_tokens,
 ) -> tuple[TrainState, StepMetrics]:
-    """Makes one update with the gradient of the mean over all target tokens of the batch.
+    """Makes one update with the gradient of the batch's summed objective, divided by what the normaliser says.
 
     Args:
       state: the state before.
@@ -97,18 +99,19 @@ def train_step(
       objective: scores a batch.
       num_tasks: N.
       num_microbatches: M, parts that the batch is cut into to need less memory; divides B / devices.
+      normaliser: divides the sum; `batch_tokens` makes it the mean over all target tokens of the batch.
 
     Returns:
       The state after, and the metrics.
     """
-    num_tokens = jnp.maximum(jnp.sum(batch["loss_mask"]), 1.0)
+    divisor = normaliser(batch)
     step_key = jax.random.fold_in(state.rng, state.step)
 
     def part_objective(params: Any, part: Mapping[str, jax.Array], index: jax.Array) -> tuple[jax.Array, LossSums]:
         losses = objective(plan.module, params, part, dropout_key=jax.random.fold_in(step_key, index))
         sums = sum_rows(losses, part["task_ids"], num_tasks)
-        # The batch's token count is known beforehand: dividing here saves a pass over all gradients.
-        return sums.objective / num_tokens, sums
+        # The divisor is known beforehand: dividing here saves a pass over all gradients.
+        return sums.objective / divisor, sums
 
     gradient = jax.grad(part_objective, has_aux=True)
     if num_microbatches == 1:

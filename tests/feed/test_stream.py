@@ -48,6 +48,7 @@ def test_batches_hold_the_stored_rows_padded(store: TokenStore) -> None:
             "loss_mask": np.float32,
             "task_ids": np.int32,
             "example_ids": np.int32,
+            "expected_tokens": np.float32,
         }
 
 

@@ -8,6 +8,7 @@ from training_toy import TASKS, Tiny, TinyConfig, V, broken_mask, make_batch, ti
 
 from jaxmtl.partitioning import batch_sharding, make_mesh, use_mesh
 from jaxmtl.training import optim
+from jaxmtl.training.normalisers import batch_tokens, window_tokens
 from jaxmtl.training.objectives import EncoderDecoderLoss
 from jaxmtl.training.schedules import constant
 from jaxmtl.training.state import first_state, make_plan, scratch_params
@@ -17,7 +18,9 @@ from jaxmtl.types import InputError
 MESHES = [dict(data=8), dict(fsdp=8), dict(tensor=2), dict(tensor=4, data=2)]
 
 
-def run(*, axes=None, num_steps=3, num_microbatches=1, optimizer=optim.adamw, module=None, batches=make_batch):
+def run(
+    *, axes=None, num_steps=3, num_microbatches=1, optimizer=optim.adamw, module=None, batches=make_batch, **options
+):
     mesh = make_mesh(**(dict(data=1) | (axes or {})))
     plan = make_plan(module or Tiny(), optimizer, constant(rate=0.01), mesh)
     step = functools.partial(
@@ -26,6 +29,7 @@ def run(*, axes=None, num_steps=3, num_microbatches=1, optimizer=optim.adamw, mo
         objective=EncoderDecoderLoss(z_loss=1e-4),
         num_tasks=len(TASKS),
         num_microbatches=num_microbatches,
+        **options,
     )
     step = jax.jit(step, out_shardings=(plan.shardings, None), donate_argnums=0)
     state, history = first_state(plan, 1, scratch_params(plan, 0)), []
@@ -134,3 +138,20 @@ def test_metrics_tell_norms_and_rate():
     assert metrics.param_norm == pytest.approx(squares**0.5, rel=1e-5)
     assert metrics.learning_rate == pytest.approx(0.01)
     assert metrics.finite and int(state.step) == 1
+
+
+def test_a_window_divides_by_its_own_tokens_per_batch():
+    batch = make_batch(0)
+    part = np.full(len(batch["inputs"]), 2.5, np.float32)
+    found = {}
+    for normaliser in (batch_tokens, window_tokens):
+        _, history = run(num_steps=1, batches=lambda _: {**batch, "expected_tokens": part}, normaliser=normaliser)
+        found[normaliser] = float(history[0].grad_norm)
+    ratio = batch["loss_mask"].sum() / part.sum()
+    assert abs(ratio - 1) > 0.1
+    np.testing.assert_allclose(found[window_tokens], ratio * found[batch_tokens], rtol=1e-5)
+
+
+def test_a_batch_of_another_source_has_no_window():
+    with pytest.raises(InputError, match="expected_tokens.*batch_tokens"):
+        run(num_steps=1, normaliser=window_tokens)
