@@ -91,7 +91,11 @@ def compared_layouts(store: pathlib.Path, sizes: argparse.Namespace) -> dict[str
     found = preview.preview(stream, sizes.batch_size, cost=forward_cost(), layouts=layouts)
     console.Console(highlight=False, width=120).print(layout_table(found))
     return {
-        name: {"padding": round(one.padding, 3), "gflop_per_example": round(one.cost / 1e9, 2)}
+        name: {
+            "padding": round(one.padding, 3),
+            "gflop_per_example": round(one.cost / 1e9, 2),
+            "tasks_per_batch": round(one.tasks_per_batch, 1),
+        }
         for name, one in found.layouts.items()
     }
 

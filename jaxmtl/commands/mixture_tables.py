@@ -124,7 +124,7 @@ def layout_table(preview: MixturePreview) -> "Table":
 
     table = rich_table.Table(title="layouts (GFLOP of the forward pass)")
     table.add_column("layout", no_wrap=True)
-    for heading in ("shapes", "examples per batch", "padding", "GFLOP per example"):
+    for heading in ("shapes", "examples per batch", "tasks per batch", "padding", "GFLOP per example"):
         table.add_column(heading, justify="right")
     for name, layout in preview.layouts.items():
         label = f"{USED}: {layout.kind}" if name == USED else _LAYOUTS.get(name, name)
@@ -134,9 +134,10 @@ def layout_table(preview: MixturePreview) -> "Table":
 
 def _costs(layout: LayoutPreview) -> tuple[str, ...]:
     if not layout.examples_per_batch:
-        return ("-",) * 4
+        return ("-",) * 5
     shapes = str(len(layout.shapes)) if layout.shapes else "any"
-    return shapes, f"{layout.examples_per_batch:.1f}", f"{layout.padding:.1%}", f"{layout.cost / 1e9:.2f}"
+    counts = f"{layout.examples_per_batch:.1f}", f"{layout.tasks_per_batch:.1f}"
+    return shapes, *counts, f"{layout.padding:.1%}", f"{layout.cost / 1e9:.2f}"
 
 
 def _escaped(text: str) -> Any:

@@ -7,6 +7,7 @@ Letters: N tasks, M sampled rows.
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -68,6 +69,7 @@ class LayoutPreview:
       examples_per_batch: mean number of examples of a batch.
       padding: part of all cells that holds no token, 0 ... 1.
       cost: of an example, in the unit of the cost function.
+      tasks_per_batch: mean number of different tasks in a batch: grouping by length brings rows of one task together.
     """
 
     kind: str
@@ -75,6 +77,7 @@ class LayoutPreview:
     examples_per_batch: float
     padding: float
     cost: float
+    tasks_per_batch: float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,13 +171,30 @@ def task_lengths(rows: TaskRows) -> list[tuple[np.ndarray, np.ndarray]]:
     return [rows.lengths(draw) for draw in every]
 
 
-def try_layout(layout: Layout, inputs: np.ndarray, targets: np.ndarray, *, num_rows: int, cost: Cost) -> LayoutPreview:
+class Sample(NamedTuple):
+    """Drawn rows.
+
+    Attributes:
+      inputs: int64 [M], input lengths.
+      targets: int64 [M], target lengths.
+      tasks: int [M], task ids.
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    tasks: np.ndarray
+
+    def take(self, members: np.ndarray) -> "Sample":
+        """Chooses rows by place, int64 [m]."""
+        return Sample(*(field[members] for field in self))
+
+
+def try_layout(layout: Layout, sample: Sample, *, num_rows: int, cost: Cost) -> LayoutPreview:
     """Arranges rows to see what they cost.
 
     Args:
       layout: how rows become batches.
-      inputs: int64 [M], input lengths of drawn rows.
-      targets: int64 [M], their target lengths.
+      sample: drawn rows.
       num_rows: rows that are arranged at once; those that fill no batch wait for the next ones, as in training.
       cost: of a row padded to a shape.
 
@@ -182,10 +202,11 @@ def try_layout(layout: Layout, inputs: np.ndarray, targets: np.ndarray, *, num_r
       What was found; examples per batch and the rest are 0 if the rows fill no batch.
     """
     waiting, found = np.empty(0, np.int64), _Sums()
-    for start in range(0, len(inputs), num_rows):
-        members = np.concatenate([waiting, np.arange(start, min(start + num_rows, len(inputs)))])
-        placed, left = layout.arrange(inputs[members], targets[members])
-        found.add(placed, inputs[members], targets[members], cost)
+    for start in range(0, len(sample.tasks), num_rows):
+        members = np.concatenate([waiting, np.arange(start, min(start + num_rows, len(sample.tasks)))])
+        window = sample.take(members)
+        placed, left = layout.arrange(window.inputs, window.targets)
+        found.add(placed, window, cost)
         waiting = members[left]
     identity = layout.identity()
     sizes = zip(identity["shapes"], identity["rows"], strict=True)
@@ -196,13 +217,15 @@ class _Sums:
     """Sums over batches."""
 
     def __init__(self) -> None:
-        self.batches, self.examples, self.tokens, self.cells, self.cost = 0, 0, 0, 0, 0.0
+        self.batches, self.examples, self.tokens, self.cells, self.tasks, self.cost = 0, 0, 0, 0, 0, 0.0
 
-    def add(self, placed: Sequence[Placed], inputs: np.ndarray, targets: np.ndarray, cost: Cost) -> None:
+    def add(self, placed: Sequence[Placed], sample: Sample, cost: Cost) -> None:
         for batch in placed:
+            members = sample.take(batch.members)
             self.batches += 1
-            self.examples += len(batch.members)
-            self.tokens += int(inputs[batch.members].sum() + targets[batch.members].sum())
+            self.examples += len(members.tasks)
+            self.tokens += int(members.inputs.sum() + members.targets.sum())
+            self.tasks += len(np.unique(members.tasks))
             self.cells += batch.num_rows * sum(batch.shape)
             self.cost += batch.num_rows * float(cost(*np.array(batch.shape, np.float64)))
 
@@ -213,40 +236,39 @@ class _Sums:
             examples_per_batch=self.examples / max(self.batches, 1),
             padding=1 - self.tokens / self.cells if self.cells else 0.0,
             cost=self.cost / max(self.examples, 1),
+            tasks_per_batch=self.tasks / max(self.batches, 1),
         )
 
 
 def _compared(
-    made: Mapping[str, Layout], sample: tuple[np.ndarray, np.ndarray], batch_size: int, window: int, cost: Cost
+    made: Mapping[str, Layout], sample: Sample, batch_size: int, window: int, cost: Cost
 ) -> dict[str, LayoutPreview]:
-    num_rows = min(window * batch_size, len(sample[0]))
-    tried = {name: try_layout(layout, *sample, num_rows=num_rows, cost=cost) for name, layout in made.items()}
-    return {FIXED: tried.pop(FIXED), DRAWN: _as_drawn(*sample, batch_size, cost), **tried}
+    num_rows = min(window * batch_size, len(sample.tasks))
+    tried = {name: try_layout(layout, sample, num_rows=num_rows, cost=cost) for name, layout in made.items()}
+    return {FIXED: tried.pop(FIXED), DRAWN: _as_drawn(sample, batch_size, cost), **tried}
 
 
 def _fixed(rows: TaskRows, batch_size: int) -> Grouped:
     return Grouped(Shapes(pairs=[(rows.max_input_tokens, rows.max_target_tokens)]), (batch_size,))
 
 
-def _as_drawn(inputs: np.ndarray, targets: np.ndarray, batch_size: int, cost: Cost) -> LayoutPreview:
-    groups = np.arange(len(inputs) - len(inputs) % batch_size).reshape(-1, batch_size)
-    longest = zip(inputs[groups].max(axis=1).tolist(), targets[groups].max(axis=1).tolist(), strict=True)
+def _as_drawn(sample: Sample, batch_size: int, cost: Cost) -> LayoutPreview:
+    groups = np.arange(len(sample.tasks) - len(sample.tasks) % batch_size).reshape(-1, batch_size)
+    longest = zip(*(lengths[groups].max(axis=1).tolist() for lengths in sample[:2]), strict=True)
     bins, found = np.arange(batch_size), _Sums()
     placed = [Placed(group, bins, batch_size, shape) for group, shape in zip(groups, longest, strict=True)]
-    found.add(placed, inputs, targets, cost)
+    found.add(placed, sample, cost)
     return found.preview(DRAWN, ())
 
 
-def _sampled(
-    lengths: Sequence[tuple[np.ndarray, np.ndarray]], shares: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draws lengths int64 [M] of inputs and of targets by the shares of their tasks."""
+def _sampled(lengths: Sequence[tuple[np.ndarray, np.ndarray]], shares: np.ndarray, size: int) -> Sample:
+    """Draws M rows by the shares of their tasks."""
     generator = np.random.default_rng(0)
     sizes = np.array([len(inputs) for inputs, _ in lengths])
     tasks = generator.choice(len(shares), size=size, p=shares / shares.sum())
     places = (np.cumsum(sizes) - sizes)[tasks] + (generator.random(size) * sizes[tasks]).astype(np.int64)
     inputs, targets = (np.concatenate(some)[places] for some in zip(*lengths, strict=True))
-    return inputs, targets
+    return Sample(inputs, targets, tasks)
 
 
 def _tasks(

@@ -125,15 +125,16 @@ def test_batches_that_hold_more_examples_draw_more(store: TokenStore) -> None:
 
 
 def test_a_layout_is_tried_on_rows_by_hand() -> None:
-    inputs, targets = np.array([4, 7, 8, 3, 8]), np.array([1, 2, 1, 1, 2])
+    drawn = ahead.Sample(np.array([4, 7, 8, 3, 8]), np.array([1, 2, 1, 1, 2]), np.array([5, 5, 5, 2, 5]))
     layout = Grouped(Shapes(pairs=[(4, 1), (8, 2)]), (2, 2))
-    found = ahead.try_layout(layout, inputs, targets, num_rows=3, cost=lambda source, target: source * target)
+    found = ahead.try_layout(layout, drawn, num_rows=3, cost=lambda source, target: source * target)
     # Row 0 alone fills no batch of 4x1, so it joins row 1 in 8x2; row 2 waits for the next three rows, of which row 3
     # joins it in the same way; row 4 fills nothing.
     assert found.examples_per_batch == 2 and found.shapes == ((4, 1, 2), (8, 2, 2))
     assert found.cost == 4 * 16 / 4
+    assert found.tasks_per_batch == (1 + 2) / 2
     assert found.padding == pytest.approx(1 - (4 + 1 + 7 + 2 + 8 + 1 + 3 + 1) / (4 * 10))
-    bins = ahead.try_layout(Packed((8, 3), 1), inputs, targets, num_rows=5, cost=num_tokens)
+    bins = ahead.try_layout(Packed((8, 3), 1), drawn, num_rows=5, cost=num_tokens)
     # Bins in the order of opening: rows 0 and 3; 1; 2; 4.
     assert (bins.examples_per_batch, bins.cost) == (5 / 4, 4 * 11 / 5)
     assert bins.padding == pytest.approx(1 - (30 + 7) / 44)
@@ -141,8 +142,9 @@ def test_a_layout_is_tried_on_rows_by_hand() -> None:
 
 def test_rows_that_fill_no_batch_cost_nothing_that_is_known() -> None:
     layout = Grouped(Shapes(pairs=[(8, 2)]), (9,))
-    found = ahead.try_layout(layout, np.array([3, 4]), np.array([1, 1]), num_rows=2, cost=num_tokens)
-    assert (found.examples_per_batch, found.padding, found.cost) == (0, 0, 0)
+    drawn = ahead.Sample(np.array([3, 4]), np.array([1, 1]), np.array([0, 1]))
+    found = ahead.try_layout(layout, drawn, num_rows=2, cost=num_tokens)
+    assert (found.examples_per_batch, found.tasks_per_batch, found.padding, found.cost) == (0, 0, 0, 0)
 
 
 def test_a_preview_of_no_steps_is_refused(store: TokenStore) -> None:

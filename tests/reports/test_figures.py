@@ -94,7 +94,8 @@ def test_a_mixture_has_four_plots_for_each_stream():
         )
         for k in range(40)
     ]
-    grouped = preview.LayoutPreview(kind="grouped", shapes=((8, 8, 4),), examples_per_batch=4.0, padding=0.25, cost=1e9)
+    costs = dict(examples_per_batch=4.0, padding=0.25, cost=1e9, tasks_per_batch=3.0)
+    grouped = preview.LayoutPreview(kind="grouped", shapes=((8, 8, 4),), **costs)
     empty = dataclasses.replace(grouped, examples_per_batch=0.0, cost=0.0)
     layouts = {preview.FIXED: empty, preview.USED: grouped}
     seen = dict(num_steps=10, batch_size=4, layouts=layouts, follows_losses=False)
