@@ -1,9 +1,16 @@
-"""Scores a model with heads on the tasks of a token store: predictions, scores.json and records, as for texts."""
+"""Scores a model with heads on the tasks of a token store: predictions, scores.json and records, as for texts.
+
+A task's predictions are written as soon as they are there, and a restart takes over those of the same examples, labels,
+weights and way of choosing spans.
+"""
 
 import dataclasses
+import hashlib
+import json
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -15,6 +22,9 @@ from jaxmtl.evals.summary import Labels
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.types import InputError, Progress, Scores
 from jaxmtl.weights import Pretrained, check_reads
+
+VERSION = 1
+"""Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""
 
 
 def evaluate(
@@ -35,7 +45,7 @@ def evaluate(
       pretrained: a model with a head for each of the tasks.
       store: the tokenised examples, with typed answers.
       split: split to score.
-      run_dir: where to write.
+      run_dir: where to write; on one process what it holds of the same evaluation is not computed again.
       tasks: names of tasks; all tasks of the split if None.
       batch_size: rows computed at once; no answer depends on it.
       span_choice: how spans are chosen; the default if None.
@@ -61,16 +71,40 @@ def evaluate(
     settings = dict(split=split, weights_hash=weights_hash(pretrained.params), spans=spans)
     scores: dict[str, Scores] = {}
     for number, name in enumerate(names, 1):
-        model = (pretrained.module, pretrained.params)
-        predicted = predict(*model, store, split, tasks=[name], batch_size=batch_size, span_choice=span_choice)
-        scores |= score(predicted, store, split)
-        if jax.process_index() == 0:
-            files.write_rows(files.prediction_file(run_dir, name), [_row(one, split) for one in predicted[name]])
+        path, key = files.prediction_file(run_dir, name), _key(store, split, name, settings)
+        rows = _finished(path, key)
+        if rows is None:
+            model = (pretrained.module, pretrained.params)
+            rows = predict(*model, store, split, tasks=[name], batch_size=batch_size, span_choice=span_choice)[name]
+            if jax.process_index() == 0:
+                made_by = {"key": key, "split": split}
+                files.write_rows(path, [made_by | dataclasses.asdict(one) for one in rows])
+        scores |= score({name: rows}, store, split)
         if progress is not None:
             progress(number, len(names), name)
     summary.write(run_dir, scores, settings, labels)
     return scores
 
 
-def _row(predicted: Predicted, split: str) -> dict[str, object]:
-    return {"split": split, **dataclasses.asdict(predicted)}
+def _key(store: TokenStore, split: str, name: str, settings: Mapping[str, Any]) -> str:
+    """Hashes all that decides a task's predictions."""
+    entry, vocabulary = store.entry(name, split), store.manifest.vocabulary.fingerprint
+    labels = {"answer": entry.answer, "labels": list(entry.labels)}
+    identity = {**settings, **labels, "version": VERSION, "task": name, "examples": entry.sha256, "words": vocabulary}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _finished(path: pathlib.Path, key: str) -> list[Predicted] | None:
+    """Reads predictions that need not be made again; None if there are none, or they are damaged or of another key."""
+    if jax.process_count() > 1 or not path.is_file():
+        return None  # other processes may not see the first one's files
+    try:
+        rows = files.read_rows(path)
+        if not rows or any(row["key"] != key for row in rows):
+            return None
+        return [Predicted(**{field: row[field] for field in _FIELDS}) for row in rows]
+    except (InputError, KeyError):
+        return None  # damaged by hand, since it is only written whole: computed again
+
+
+_FIELDS = [field.name for field in dataclasses.fields(Predicted)]

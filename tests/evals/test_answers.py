@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import pathlib
 import sys
@@ -13,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "feed"))  # for rober
 
 from roberta_like import roberta_like
 
+from jaxmtl.evals import answer_runner
 from jaxmtl.evals.answer_runner import evaluate
 from jaxmtl.evals.answers import AnswerEvaluation, head_ids, predict, renumbered, score
 from jaxmtl.evals.files import prediction_file, read_records, read_rows
@@ -128,7 +130,7 @@ def test_predictions_and_scores_by_hand(store):
     assert evaluation.run({}, 0)["mean"] == pytest.approx((200 / 3 + 0.0 + 250 / 3) / 3)
 
 
-def test_an_evaluation_leaves_predictions_scores_and_records(store, tmp_path):
+def test_an_evaluation_leaves_predictions_scores_and_records_and_is_not_repeated(store, tmp_path, monkeypatch):
     config = RobertaConfig(vocab_size=300, embed_dim=4, num_heads=1, mlp_dim=4, num_layers=1, heads=HEADS)
     module = RobertaWithHeads(config)
     params = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 0.1), nn.unbox(abstract_params(module)))
@@ -149,6 +151,16 @@ def test_an_evaluation_leaves_predictions_scores_and_records(store, tmp_path):
     assert written["overall"]["n"] == 7
     found = {(one.task, one.metric) for one in read_records(tmp_path / "records.jsonl")}
     assert ("pairs", "macro_f1") in found and ("questions", "score") in found
+    answered = []
+    answer = lambda *args, tasks, **options: answered.extend(tasks) or predict(*args, tasks=tasks, **options)
+    monkeypatch.setattr(answer_runner, "predict", answer)
+    again = functools.partial(evaluate, Pretrained(config, module, params, None), store, "test", tmp_path)
+    assert again() == scores and not answered
+    path = prediction_file(tmp_path, "names")
+    path.write_text(path.read_text().replace('"key"', '"damaged"', 1))
+    assert again() == scores and answered == ["names"]
+    again(span_choice=SpanChoice(max_answer_length=2))
+    assert answered == ["names", "pairs", "names", "questions"]
     with pytest.raises(InputError, match="holds results of split 'test'"):
         evaluate(Pretrained(config, module, params, None), store, "other", tmp_path)
 
