@@ -1,5 +1,6 @@
 """The rows of some tasks of a token store, addressed as they are drawn: by task id and example id."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -78,8 +79,7 @@ class TaskRows:
         Returns:
           Inputs int32 [s] and targets int32 [t], views of the file.
         """
-        stored = self._places(task_id, np.array([example_id]))[0]
-        return self._task(task_id).row(int(stored))
+        return self._task(task_id).row(self._place(task_id, example_id))
 
     def weights(self, task_id: int, targets: np.ndarray) -> np.ndarray | float:
         """Returns how much each target of a row counts in the loss.
@@ -107,8 +107,7 @@ class TaskRows:
         Returns:
           int32 [i], a view of the file.
         """
-        stored = self._places(task_id, np.array([example_id]))[0]
-        return self._task(task_id).instruction(int(stored))
+        return self._task(task_id).instruction(self._place(task_id, example_id))
 
     def lengths(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         """Looks up how long rows are, without reading them.
@@ -119,15 +118,9 @@ class TaskRows:
         Returns:
           Input and target lengths, int64 [M] each.
         """
-        inputs, targets = np.empty(len(draw.task_ids), np.int64), np.empty(len(draw.task_ids), np.int64)
-        order = np.argsort(draw.task_ids, kind="stable")
-        starts = np.flatnonzero(np.diff(draw.task_ids[order], prepend=-1))
-        for group in np.split(order, starts[1:]):
-            task = int(draw.task_ids[group[0]])
-            stored = self._places(task, draw.example_ids[group])
-            input_lengths, target_lengths = self._task(task).lengths()
-            inputs[group], targets[group] = input_lengths[stored], target_lengths[stored]
-        return inputs, targets
+        places = self._first_rows[draw.task_ids] + self._places(draw.task_ids, draw.example_ids)
+        inputs, targets = self.split_lengths()
+        return inputs[places], targets[places]
 
     def split_lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns input and target lengths of the whole split, int64 [M] each, whichever of its tasks are read."""
@@ -149,10 +142,29 @@ class TaskRows:
             self._examples[task_id] = self._store.examples(self.names[task_id], self._split)
         return self._examples[task_id]
 
-    def _places(self, task_id: int, example_ids: np.ndarray) -> np.ndarray:
-        """Returns where examples are in their file: a limit keeps the first ones of a permutation of the task."""
-        size = self._stored[task_id]
-        if size == self.sizes[task_id]:
-            return example_ids
-        key = stream_key(self._seed, f"limit/{self.names[task_id]}")
-        return permute(example_ids, np.full_like(example_ids, size), np.full(len(example_ids), key, np.uint64))
+    @functools.cached_property
+    def _first_rows(self) -> np.ndarray:
+        """Where each task's rows begin among all rows of the split, int64 [N]."""
+        sizes = self._store.sizes(self._split)
+        begins = dict(zip(self._store.task_names(self._split), (np.cumsum(sizes) - sizes).tolist(), strict=True))
+        return np.array([begins[name] for name in self.names], np.int64)
+
+    @functools.cached_property
+    def _limit_keys(self) -> np.ndarray:
+        """Keys of the permutations of which a limit keeps the first examples, uint64 [N]."""
+        return np.array([stream_key(self._seed, f"limit/{name}") for name in self.names], np.uint64)
+
+    def _places(self, task_ids: np.ndarray, example_ids: np.ndarray) -> np.ndarray:
+        """Returns where examples are in their files, int64 [M]: a limit keeps the first ones of a permutation."""
+        sizes = self._stored[task_ids]
+        limited = sizes > self.sizes[task_ids]
+        places = np.array(example_ids, np.int64)
+        if limited.any():
+            places[limited] = permute(places[limited], sizes[limited], self._limit_keys[task_ids[limited]])
+        return places
+
+    def _place(self, task_id: int, example_id: int) -> int:
+        """Returns where one example is in its file."""
+        if self._limit is None:
+            return example_id
+        return int(self._places(np.array([task_id]), np.array([example_id]))[0])
