@@ -1,7 +1,8 @@
 """Feeding speed: jaxmtl's sampler and batches over a token store against SeqIO's live mixture of the same examples.
 
-Real tasks are copied under new names until there are enough of them, so that every count has short and long ones; all
-are read at the rates of their sizes. Ours reads the store in the layout that a training run takes; SeqIO reads either
+Real tasks are copied under new names until there are enough of them; for fewer tasks several are joined to one, so that
+ours reads as many examples whatever their number. All are read at the rates of their sizes. Ours reads the store in the
+layout that a training run takes; SeqIO reads the first of the tasks that are not joined, either
 examples that are tokenised beforehand (`ratio`: examples per second once its rate rises no more) or text that it
 tokenises (`start_ratio`: seconds to the first batch). Each count of tasks runs in a process of its own, which tells its
 peak memory. What each layout pads and costs on the real tasks is printed as a table (`layouts`).
@@ -24,7 +25,7 @@ import measuring
 import workload
 
 QUICK = dict(ours=(10, 200), seqio=(10, 40), seconds=3.0, examples=26)
-FULL = dict(ours=(10, 100, 400, 1600), seqio=(10, 100, 400), seconds=20.0, examples=100)
+FULL = dict(ours=(10, 100, 400, 1600), seqio=(10, 100, 400), seconds=10.0, examples=100)
 LIMITS = (1024, 128)
 MOST_PERIODS = 12
 
@@ -39,7 +40,9 @@ def main() -> None:
         store = workload.make_store(arguments, pathlib.Path(folder), "train", sizes.examples, LIMITS)
         layouts = compared_layouts(store, sizes)
         most = max(*sizes.ours, *sizes.seqio)
-        stores = {count: copied(store, pathlib.Path(folder) / f"{count}_tasks", count) for count in {*sizes.ours, most}}
+        stores = {
+            count: copied(store, pathlib.Path(folder) / f"{count}_tasks", count, most) for count in {*sizes.ours, most}
+        }
         mine = {count: one_side(f"ours, {count} tasks", ours, stores[count], sizes) for count in sizes.ours}
         cached = {
             n: one_side(f"SeqIO from tokens, {n} tasks", seqio_tokens, stores[most], n, sizes) for n in sizes.seqio
@@ -118,25 +121,39 @@ def forward_cost() -> Callable[..., Any]:
     return functools.partial(forward, named_config("t5-v1.1-small", vocab_size=workload.VOCABULARY_ROWS))
 
 
-def copied(store: pathlib.Path, folder: pathlib.Path, count: int) -> pathlib.Path:
-    """Makes a store of `count` tasks: those of another store, again and again under new names.
+def copied(store: pathlib.Path, folder: pathlib.Path, count: int, most: int) -> pathlib.Path:
+    """Makes a store of `count` tasks of the examples of `most`: those of another store, again and again.
 
-    However few there are, their sizes are spread evenly: task k has the size whose rank is k with its bits reversed.
+    All stores hold as many examples, so that only the number of tasks differs. The tasks' sizes are spread evenly.
     """
     manifest = json.loads((store / "manifest.json").read_text())
-    by_size = sorted(manifest["splits"]["train"].items(), key=lambda item: (store / item[1]["file"]).stat().st_size)
-    bits = (len(by_size) - 1).bit_length()
-    ranks = [rank for k in range(2**bits) if (rank := int(f"{k:0{bits}b}"[::-1], 2)) < len(by_size)]
-    tasks = list(itertools.islice(itertools.cycle(by_size[rank] for rank in ranks), count))
+    by_size = sorted(manifest["splits"]["train"].items(), key=lambda item: item[1]["num_input_tokens"])
+    sources = list(itertools.islice(itertools.cycle(by_size), most))
     (folder / "train").mkdir(parents=True)
     entries = {}
-    for number, (name, entry) in enumerate(tasks):
-        copy = f"{number:04d}_{name}".replace("-", "_")  # SeqIO allows no hyphens
-        (folder / "train" / f"{copy}.arrow").hardlink_to(store / entry["file"])
-        entries[copy] = entry | {"file": f"train/{copy}.arrow"}
+    for number in range(count):
+        parts = [entry for _, entry in sources[number::count]]
+        copy = f"{number:04d}_{sources[number][0]}".replace("-", "_")  # SeqIO allows no hyphens
+        entries[copy] = joined(store, parts, folder, f"train/{copy}.arrow")
     (folder / "manifest.json").write_text(json.dumps(manifest | {"splits": {"train": entries}}))
     shutil.copytree(store / "tokenizer", folder / "tokenizer")
     return folder
+
+
+def joined(store: pathlib.Path, parts: list[dict[str, Any]], folder: pathlib.Path, name: str) -> dict[str, Any]:
+    """Writes the examples of several files into one, and returns its entry in the manifest."""
+    import pyarrow as pa
+
+    if len(parts) == 1:
+        (folder / name).hardlink_to(store / parts[0]["file"])
+        return parts[0] | {"file": name}
+    tables = [pa.ipc.open_file(str(store / part["file"])).read_all() for part in parts]
+    (batch,) = pa.concat_tables(tables).combine_chunks().to_batches()
+    with pa.ipc.new_file(str(folder / name), batch.schema) as writer:
+        writer.write_batch(batch)
+    sums = {field: sum(part[field] for part in parts) for field in parts[0] if field.startswith("num_")}
+    largest = {field: max(part[field] for part in parts) for field in parts[0] if field.startswith("max_")}
+    return parts[0] | sums | largest | {"file": name, "bytes": (folder / name).stat().st_size}
 
 
 def ours(store: pathlib.Path, sizes: argparse.Namespace) -> tuple[Callable[[Any], Any], Any]:

@@ -146,8 +146,7 @@ def pad(rows: TaskRows, draw: Draw, shape: tuple[int, int]) -> Batch:
     inputs = np.full((size, shape[0]), rows.pad_id, np.int32)
     targets = np.full((size, shape[1]), rows.pad_id, np.int32)
     loss_mask = np.zeros((size, shape[1]), np.float32)
-    for place, (task, example) in enumerate(zip(draw.task_ids.tolist(), draw.example_ids.tolist(), strict=True)):
-        source, target = rows.row(task, example)
+    for place, (task, _, source, target) in enumerate(rows.read(draw)):
         inputs[place, : len(source)] = source
         targets[place, : len(target)] = target
         loss_mask[place, : len(target)] = rows.weights(task, target)

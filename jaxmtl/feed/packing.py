@@ -58,9 +58,7 @@ class Packed:
             raise InputError(f"token store {rows.folder} has {what}; packed rows have none, use grouping.grouped")
         batch = _empty(placed.num_rows, placed.shape, rows.pad_id)
         used = np.zeros((placed.num_rows, 3), np.int64)  # input cells, target cells, segments
-        tasks, examples = draw.task_ids.tolist(), draw.example_ids.tolist()
-        for task, example, place in zip(tasks, examples, placed.bins.tolist(), strict=True):
-            source, target = rows.row(task, example)
+        for place, (task, example, source, target) in zip(placed.bins.tolist(), rows.read(draw), strict=True):
             start, first, number = used[place]
             cells, heads = np.s_[place, start : start + len(source)], np.s_[place, first : first + len(target)]
             batch["inputs"][cells], batch["targets"][heads] = source, target

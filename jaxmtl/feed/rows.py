@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -69,17 +69,18 @@ class TaskRows:
         parts = {"tasks": self.names, "examples": kept}
         return {name: hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16] for name, values in parts.items()}
 
-    def row(self, task_id: int, example_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """Reads one row.
+    def read(self, draw: Draw) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """Reads rows.
 
         Args:
-          task_id: which task.
-          example_id: which of its examples, 0 ... size - 1.
+          draw: M rows.
 
-        Returns:
-          Inputs int32 [s] and targets int32 [t], views of the file.
+        Yields:
+          Task id, example id, inputs int32 [s] and targets int32 [t], views of the file.
         """
-        return self._task(task_id).row(self._place(task_id, example_id))
+        places = self._places(draw.task_ids, draw.example_ids).tolist()
+        for task, example, place in zip(draw.task_ids.tolist(), draw.example_ids.tolist(), places, strict=True):
+            yield task, example, *self._task(task).row(place)
 
     def weights(self, task_id: int, targets: np.ndarray) -> np.ndarray | float:
         """Returns how much each target of a row counts in the loss.
@@ -107,7 +108,8 @@ class TaskRows:
         Returns:
           int32 [i], a view of the file.
         """
-        return self._task(task_id).instruction(self._place(task_id, example_id))
+        (place,) = self._places(np.array([task_id]), np.array([example_id])).tolist()
+        return self._task(task_id).instruction(place)
 
     def lengths(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         """Looks up how long rows are, without reading them.
@@ -162,9 +164,3 @@ class TaskRows:
         if limited.any():
             places[limited] = permute(places[limited], sizes[limited], self._limit_keys[task_ids[limited]])
         return places
-
-    def _place(self, task_id: int, example_id: int) -> int:
-        """Returns where one example is in its file."""
-        if self._limit is None:
-            return example_id
-        return int(self._places(np.array([task_id]), np.array([example_id]))[0])

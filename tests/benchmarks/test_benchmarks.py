@@ -9,6 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from jaxmtl.feed.store import TokenStore
+
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 
@@ -114,6 +116,23 @@ def test_both_sides_of_training_see_the_same_examples(tmp_path):
         return sorted(map(tuple, np.concatenate(ids).tolist())), sum(train.num_tokens(batch) for batch in batches)
 
     assert seen(grouped) == seen(drawn)
+
+
+def test_stores_of_fewer_tasks_hold_as_many_examples(tmp_path):
+    workload, feed = importlib.import_module("workload"), importlib.import_module("feed")
+    arguments = workload.make_parser("text").parse_args(["--data", "toy"])
+    store = workload.make_store(arguments, tmp_path, "train", 20, (128, 32))
+    sizes = argparse.Namespace(batch_size=8, seconds=0.05)
+    found = {}
+    for count in (2, 40):
+        folder = feed.copied(store, tmp_path / f"{count}", count, 40)
+        asked, facts = feed.ours(folder, sizes)
+        opened = TokenStore(folder)
+        tokens = [int(lengths.sum()) for lengths in opened.lengths("train")]
+        found[count] = (int(opened.sizes("train").sum()), sorted(tokens))
+        assert len(opened.task_names("train")) == count and facts["start_seconds"] > 0
+        assert asked("steady") > 0 and 10**7 < asked("memory") < 10**11
+    assert found[2] == found[40]
 
 
 def test_prompts_to_decode_are_in_batches_longest_first(tmp_path):

@@ -4,6 +4,8 @@ import itertools
 
 import numpy as np
 
+from jaxmtl.feed.rows import TaskRows
+from jaxmtl.feed.sampler import Draw
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.types import Batch
 
@@ -11,6 +13,11 @@ from jaxmtl.types import Batch
 def rows_of(batches: list[Batch]) -> list[tuple[int, int]]:
     pairs = [zip(batch["task_ids"].tolist(), batch["example_ids"].tolist(), strict=True) for batch in batches]
     return list(itertools.chain.from_iterable(pairs))
+
+
+def row_of(rows: TaskRows, task: int, example: int) -> tuple[np.ndarray, np.ndarray]:
+    (read,) = rows.read(Draw(np.array([task], np.int32), np.array([example])))
+    return read[2:]
 
 
 def check_rows(batch: Batch, store: TokenStore, split: str) -> None:

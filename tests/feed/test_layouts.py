@@ -3,6 +3,7 @@ import functools
 import hypothesis
 import numpy as np
 import pytest
+from batches import row_of
 from hypothesis import strategies as st
 
 from jaxmtl.feed.grouping import Grouped, grouped, same_cost
@@ -90,7 +91,7 @@ def test_a_packed_batch_holds_its_rows_one_after_another(store: TokenStore) -> N
         for segment in range(1, batch["input_segments"][row].max() + 1):
             cells, heads = batch["input_segments"][row] == segment, batch["target_segments"][row] == segment
             (task,), (example,) = np.unique(batch["task_ids"][row][heads]), np.unique(batch["example_ids"][row][heads])
-            source, target = rows.row(int(task), int(example))
+            source, target = row_of(rows, int(task), int(example))
             assert batch["inputs"][row][cells].tolist() == source.tolist()
             assert batch["targets"][row][heads].tolist() == target.tolist()
             assert batch["input_positions"][row][cells].tolist() == list(range(len(source)))
@@ -170,12 +171,12 @@ def test_a_limit_keeps_a_seeded_choice_that_a_larger_one_adds_to(store: TokenSto
     def kept(limit: int | None, seed: int = 0) -> set:
         rows = TaskRows(store, "train", ["a"], limit=limit, seed=seed)
         assert rows.sizes.tolist() == [min(90, limit or 90)]
-        return {tuple(rows.row(0, k)[0].tolist()) for k in range(int(rows.sizes[0]))}
+        return {tuple(row_of(rows, 0, k)[0].tolist()) for k in range(int(rows.sizes[0]))}
 
     assert len(kept(10)) == 10 and kept(10) < kept(50) < kept(90) == kept(None)
     assert kept(10) != kept(10, seed=1)
     rows = TaskRows(store, "train", ["a"], limit=10)
     draw = Draw(np.zeros(10, np.int32), np.arange(10))
-    assert rows.lengths(draw)[0].tolist() == [len(rows.row(0, k)[0]) for k in range(10)]
+    assert rows.lengths(draw)[0].tolist() == [len(row_of(rows, 0, k)[0]) for k in range(10)]
     with pytest.raises(InputError, match="limit of examples"):
         TaskRows(store, "train", limit=0)

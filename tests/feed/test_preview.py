@@ -2,7 +2,7 @@ import functools
 
 import numpy as np
 import pytest
-from batches import equal
+from batches import equal, row_of
 
 from jaxmtl.feed import preview as ahead
 from jaxmtl.feed.changing_rates import DynamicWeightAverage, ReverseAnnealing
@@ -54,7 +54,7 @@ def test_a_limit_counts_only_the_examples_that_it_keeps(store: TokenStore) -> No
     stream = stream_of(store, limit=5)
     found = look(stream).tasks
     assert [task.examples for task in found] == [5, 5, 1, 5]
-    kept = [len(stream.rows.row(0, example)[0]) for example in range(5)]
+    kept = [len(row_of(stream.rows, 0, example)[0]) for example in range(5)]
     assert found[0].mean_input_tokens == pytest.approx(sum(kept) / 5)
 
 
