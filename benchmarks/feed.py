@@ -124,11 +124,10 @@ def forward_cost() -> Callable[..., Any]:
 def copied(store: pathlib.Path, folder: pathlib.Path, count: int, most: int) -> pathlib.Path:
     """Makes a store of `count` tasks of the examples of `most`: those of another store, again and again.
 
-    All stores hold as many examples, so that only the number of tasks differs. The tasks' sizes are spread evenly.
+    All stores hold as many examples, so that only the number of tasks differs.
     """
     manifest = json.loads((store / "manifest.json").read_text())
-    by_size = sorted(manifest["splits"]["train"].items(), key=lambda item: item[1]["num_input_tokens"])
-    sources = list(itertools.islice(itertools.cycle(by_size), most))
+    sources = list(itertools.islice(itertools.cycle(manifest["splits"]["train"].items()), most))
     (folder / "train").mkdir(parents=True)
     entries = {}
     for number in range(count):
@@ -159,6 +158,7 @@ def joined(store: pathlib.Path, parts: list[dict[str, Any]], folder: pathlib.Pat
 def ours(store: pathlib.Path, sizes: argparse.Namespace) -> tuple[Callable[[Any], Any], Any]:
     import jaxmtl.feed.layout_choice
     import jaxmtl.feed.stream  # loading code is not feeding
+    import jaxmtl.models.flops
     import jaxmtl.models.t5_config  # noqa: F401
 
     began = time.perf_counter()

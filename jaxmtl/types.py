@@ -14,8 +14,8 @@ Batch = dict[str, np.ndarray]
 targets are labels for heads (see `jaxmtl.feed.answers`) the weights of a row add up to 1. In a packed batch, whose rows
 hold several examples, also `input_segments` and `input_positions` int32 [B, S], `target_segments` and
 `target_positions` int32 [B, T] (see `jaxmtl.models.masks`), and `task_ids` and `example_ids` are int32 [B, T]. Batches
-of a training stream also have `expected_tokens` float32 [B], which add up to the mean number of target tokens of the
-batches that were drawn together."""
+of a training stream also have `expected_tokens` float32 [B], which add up to what the loss masks of the batches that
+were drawn together add up to on average."""
 Progress = Callable[[int, int, str], None]
 """Told from time to time (things done, things in all, what is being done) by what takes long."""
 

@@ -20,11 +20,13 @@ from jaxmtl.evals.fingerprint import weights_hash
 from jaxmtl.evals.spans import SpanChoice
 from jaxmtl.evals.summary import Labels
 from jaxmtl.feed.store import TokenStore
+from jaxmtl.tasks.answers import SPAN
 from jaxmtl.types import InputError, Progress, Scores
 from jaxmtl.weights import Pretrained, check_reads
 
 VERSION = 1
 """Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""
+_FIELDS = [field.name for field in dataclasses.fields(Predicted)]
 
 
 def evaluate(
@@ -71,8 +73,8 @@ def evaluate(
     settings = dict(split=split, weights_hash=weights_hash(pretrained.params), spans=spans)
     scores: dict[str, Scores] = {}
     for number, name in enumerate(names, 1):
-        path, key = files.prediction_file(run_dir, name), _key(store, split, name, settings)
-        rows = _finished(path, key)
+        path, key = files.prediction_file(run_dir, name), _key(store, split, name, settings | _heads(pretrained))
+        rows = _finished(path, key, store.examples(name, split).ids)
         if rows is None:
             model = (pretrained.module, pretrained.params)
             rows = predict(*model, store, split, tasks=[name], batch_size=batch_size, span_choice=span_choice)[name]
@@ -89,22 +91,27 @@ def evaluate(
 def _key(store: TokenStore, split: str, name: str, settings: Mapping[str, Any]) -> str:
     """Hashes all that decides a task's predictions."""
     entry, vocabulary = store.entry(name, split), store.manifest.vocabulary.fingerprint
+    settings = {field: value for field, value in settings.items() if field != "spans" or entry.answer == SPAN}
     labels = {"answer": entry.answer, "labels": list(entry.labels)}
     identity = {**settings, **labels, "version": VERSION, "task": name, "examples": entry.sha256, "words": vocabulary}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _finished(path: pathlib.Path, key: str) -> list[Predicted] | None:
-    """Reads predictions that need not be made again; None if there are none, or they are damaged or of another key."""
+def _heads(pretrained: Pretrained) -> dict[str, Any]:
+    """Describes what the weights do not tell: which rows of stacked heads are whose."""
+    config = pretrained.config
+    return {"heads": [dataclasses.asdict(head) for head in config.heads], "class_head": config.class_head}
+
+
+def _finished(path: pathlib.Path, key: str, ids: Sequence[str]) -> list[Predicted] | None:
+    """Reads predictions that need not be made again; None if they are damaged, of another key or not of all ids."""
     if jax.process_count() > 1 or not path.is_file():
         return None  # other processes may not see the first one's files
     try:
         rows = files.read_rows(path)
-        if not rows or any(row["key"] != key for row in rows):
+        # The windows of a long context share an id and give one answer.
+        if [row["id"] for row in rows] != list(dict.fromkeys(ids)) or any(row["key"] != key for row in rows):
             return None
-        return [Predicted(**{field: row[field] for field in _FIELDS}) for row in rows]
-    except (InputError, KeyError):
+        return [Predicted(**{name: row[name] for name in _FIELDS}) for row in rows]
+    except (InputError, KeyError, TypeError):
         return None  # damaged by hand, since it is only written whole: computed again
-
-
-_FIELDS = [field.name for field in dataclasses.fields(Predicted)]

@@ -124,6 +124,18 @@ class TaskRows:
         inputs, targets = self.split_lengths()
         return inputs[places], targets[places]
 
+    def loss_weights(self, draw: Draw) -> np.ndarray:
+        """Looks up what the loss mask of rows will add up to: their target lengths, 1 where targets are labels.
+
+        Args:
+          draw: M rows.
+
+        Returns:
+          float64 [M].
+        """
+        labels = np.array([bool(entry.answer) for entry in self.entries])
+        return np.where(labels[draw.task_ids], 1.0, self.lengths(draw)[1])
+
     def split_lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns input and target lengths of the whole split, int64 [M] each, whichever of its tasks are read."""
         return self._store.lengths(self._split)

@@ -184,6 +184,7 @@ class Stream:
         self._drawn: Draw = self._waiting
         self._losses: np.ndarray | None = None  # what this window's rates saw, once it is drawn
         self._batches: list[Placed] = []
+        self._tokens_per_batch = 0.0
         self._position: int = 0
 
     def _draw_window(self) -> None:
@@ -193,10 +194,9 @@ class Stream:
         while not self._batches:
             draw = self.sampler.draw(self.window, self._losses)
             self._drawn = Draw(*(np.concatenate(pair) for pair in zip(self._drawn, draw, strict=True)))
-            lengths = self.rows.lengths(self._drawn)
-            self._batches, waiting = self.layout.arrange(*lengths)
+            self._batches, waiting = self.layout.arrange(*self.rows.lengths(self._drawn))
         members = np.concatenate([batch.members for batch in self._batches])
-        self._tokens_per_batch = float(lengths[1][members].sum()) / len(self._batches)
+        self._tokens_per_batch = float(self.rows.loss_weights(_take(self._drawn, members)).sum()) / len(self._batches)
         self._waiting, self._counts = _take(self._drawn, waiting), self.sampler.counts()
         places = np.arange(len(self._batches))
         key = random_bits(self._key, np.full_like(places, self._emitted))

@@ -76,7 +76,7 @@ class Run:
       rules: logical axis to mesh axis.
       objective: scores a batch.
       num_microbatches: parts that each batch is cut into to need less memory.
-      normaliser: see `step.train_step`.
+      normaliser: `normalisers.batch_tokens`, or `window_tokens` for streams of `jaxmtl.feed.stream`.
       seed: seed of random weights and dropout.
       pretrained: returns parameters to start from, given the mesh.
       resume_from: another run's folder to continue.

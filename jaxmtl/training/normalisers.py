@@ -26,7 +26,7 @@ def batch_tokens(batch: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def window_tokens(batch: Mapping[str, jax.Array]) -> jax.Array:
-    """Takes the mean over the batches that were drawn together: all their target tokens weigh the same in any layout.
+    """Takes the mean over the batches drawn together: all target tokens of a window weigh the same in any layout.
 
     Args:
       batch: of a training stream, with `expected_tokens` float32 [B].

@@ -15,6 +15,7 @@ from jaxmtl.types import InputError
 
 _MOST_GROWTH = 64  # rows of a try are at most so many times those of the one before
 _PLAIN = {"inputs": "RS", "targets": "RT", "loss_mask": "RT", "task_ids": "R", "example_ids": "R"}
+_PLAIN |= {"expected_tokens": "R"}
 _SEGMENTS = {"input_segments": "RS", "input_positions": "RS", "target_segments": "RT", "target_positions": "RT"}
 FIELDS: Mapping[str, Mapping[str, str]] = {
     "grouped": _PLAIN,
@@ -72,7 +73,7 @@ def abstract_batch(shape: BatchShape, plan: Plan) -> dict[str, jax.ShapeDtypeStr
             f"a batch of {shape.rows} rows does not split over data x fsdp = {multiple} devices; change it"
         )
     length = {"R": shape.rows, "S": shape.source, "T": shape.target}
-    dtype = lambda name: np.float32 if name == "loss_mask" else np.int32
+    dtype = lambda name: np.float32 if name in ("loss_mask", "expected_tokens") else np.int32
     return {
         name: jax.ShapeDtypeStruct([length[axis] for axis in axes], dtype(name), sharding=batch_sharding(plan.mesh))
         for name, axes in FIELDS[shape.layout].items()

@@ -128,6 +128,8 @@ def test_mixed_batches_come_from_one_permutation_of_all_examples(tokenizer, tmp_
     )
     every = [(0, 0), (0, 1), (0, 2), (1, 0), (2, 0)]
     assert drawn == sorted(every * 4)
+    # Each example weighs 1, however many labels it has.
+    np.testing.assert_allclose([batch["expected_tokens"].sum() for batch in batches], 5.0, rtol=1e-6)
 
 
 def test_other_labels_make_another_store(tokenizer, tmp_path):

@@ -117,6 +117,12 @@ def test_dynamic_weight_average_draws_what_learns_slowly_more_often(folders):
     assert_drawn(counts, np.exp(ratios))
 
 
+def test_all_target_tokens_of_a_window_weigh_the_same(folders):
+    config = GinConfig(*words(folders, "proportional"))
+    assert "loop.Run.normaliser = %NORMALISER" in config.text()
+    assert "NORMALISER = @normalisers.window_tokens" in config.text()
+
+
 @pytest.mark.parametrize("bindings, own", [([], SIZES), (["LIMIT=10"], np.full(4, 10))], ids=["all", "limited"])
 def test_text_comes_after_three_steps_whatever_rates_and_limits_the_tasks_have(folders, bindings, own):
     batches = make_stream(folders, "with_text", *bindings)

@@ -25,6 +25,7 @@ from jaxmtl.partitioning import make_mesh
 from jaxmtl.training import loop
 from jaxmtl.training.early_stopping import Best, EarlyStopping
 from jaxmtl.training.loop import train
+from jaxmtl.training.normalisers import window_tokens
 from jaxmtl.training.validation import ValidationLoss
 from jaxmtl.training.watch import NonFiniteError
 from jaxmtl.types import InputError, UnknownNameError
@@ -253,3 +254,8 @@ def test_early_stopping_on_an_unknown_metric_names_the_known_ones(tmp_path):
     rule = EarlyStopping(metric="validation/los")
     with pytest.raises(UnknownNameError, match="validation/loss"):
         train(toy_run(tmp_path, evaluations=(Scripted((1.0, 1.0, 1.0)),), early_stopping=rule))
+
+
+def test_a_run_divides_as_it_is_told(tmp_path):
+    with pytest.raises(InputError, match="expected_tokens"):
+        train(toy_run(tmp_path, normaliser=window_tokens))
