@@ -161,6 +161,7 @@ def test_rows_that_share_a_prompt_are_not_trained_on():
         call("gpt2", np.ones((2, 3), np.int32), memory, None, method="decode", train=True, rngs=None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_remat_unrolling_and_dropout_of_rate_0_change_no_gradient(remat):
     _, params = model("gpt2")

@@ -178,6 +178,7 @@ def test_an_empty_row_ends_at_once(tiny):
     assert int(tokens[0, 0]) != 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [dict(remat="full"), dict(remat="none"), dict(scan_unroll=0)], ids=str)
 def test_memory_and_speed_options_leave_gradients_alone(tiny, options):
     module, params = tiny
