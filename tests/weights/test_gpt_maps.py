@@ -37,11 +37,7 @@ def folder(model, tmp_path):
     return tmp_path / "model"
 
 
-@pytest.fixture
-def gpt2_folder(folder):
-    if json.loads((folder / "config.json").read_text())["model_type"] != "gpt2":
-        pytest.skip("about GPT-2's form")
-    return folder
+of_gpt2 = pytest.mark.parametrize("model", ["gpt2"], indirect=True)
 
 
 def assert_same(left, right):
@@ -93,29 +89,32 @@ def test_names_may_lack_the_prefix(model, folder):
     assert_same(again.params, expected)
 
 
-def test_query_key_and_value_lie_side_by_side_in_one_tensor(model, gpt2_folder):
-    tensors = safetensors.numpy.load_file(str(gpt2_folder / SINGLE))
+@of_gpt2
+def test_query_key_and_value_lie_side_by_side_in_one_tensor(model, folder):
+    tensors = safetensors.numpy.load_file(str(folder / SINGLE))
     ours = model.params["layers"]["attention"]
     for layer in range(3):
         kernels = [ours[part]["kernel"][layer] for part in ("query", "key", "value")]
         fused = tensors[f"transformer.h.{layer}.attn.c_attn.weight"]
         assert fused.shape == (16, 48)
         np.testing.assert_array_equal(fused, np.concatenate(kernels, axis=1))
-    change_tensors(gpt2_folder, lambda t: t | {"transformer.h.1.attn.c_attn.bias": np.zeros(47, np.float32)})
-    refused(gpt2_folder, r"transformer.h.1.attn.c_attn.bias has shape \(47,\), config.json asks for \(48,\)")
+    change_tensors(folder, lambda t: t | {"transformer.h.1.attn.c_attn.bias": np.zeros(47, np.float32)})
+    refused(folder, r"transformer.h.1.attn.c_attn.bias has shape \(47,\), config.json asks for \(48,\)")
 
 
-def test_masks_that_older_versions_saved_are_left_aside(model, gpt2_folder):
+@of_gpt2
+def test_masks_that_older_versions_saved_are_left_aside(model, folder):
     buffers = {f"transformer.h.{layer}.attn.bias": np.ones((1, 1, 10, 10), np.uint8) for layer in range(3)}
-    change_tensors(gpt2_folder, lambda tensors: tensors | buffers)
-    assert_same(load_pretrained(gpt2_folder).params, model.params)
-    change_tensors(gpt2_folder, lambda tensors: tensors | {"transformer.h.0.attn.other": np.ones(1, np.float32)})
-    refused(gpt2_folder, "1 unknown: transformer.h.0.attn.other")
+    change_tensors(folder, lambda tensors: tensors | buffers)
+    assert_same(load_pretrained(folder).params, model.params)
+    change_tensors(folder, lambda tensors: tensors | {"transformer.h.0.attn.other": np.ones(1, np.float32)})
+    refused(folder, "1 unknown: transformer.h.0.attn.other")
 
 
-def test_a_copy_of_the_embedding_as_output_layer_is_a_tied_head(gpt2_folder):
-    change_tensors(gpt2_folder, lambda t: t | {"lm_head.weight": t["transformer.wte.weight"].copy()})
-    loaded = load_pretrained(gpt2_folder)
+@of_gpt2
+def test_a_copy_of_the_embedding_as_output_layer_is_a_tied_head(folder):
+    change_tensors(folder, lambda t: t | {"lm_head.weight": t["transformer.wte.weight"].copy()})
+    loaded = load_pretrained(folder)
     assert loaded.config.tied_head
     assert "lm_head" not in loaded.params
 
@@ -127,6 +126,7 @@ def test_vocabulary_rows_can_be_added(model):
     np.testing.assert_allclose(wider[..., :24], ours, atol=1e-4 * np.abs(ours).max())
 
 
+@of_gpt2
 @pytest.mark.parametrize(
     "fields, message",
     [
@@ -142,9 +142,9 @@ def test_vocabulary_rows_can_be_added(model):
         (dict(n_positions=11), r"transformer.wpe.weight has shape \(10, 16\), config.json asks for \(11, 16\)"),
     ],
 )
-def test_a_config_that_gpt2_cannot_have_is_refused(gpt2_folder, fields, message):
-    change_config(gpt2_folder, **fields)
-    refused(gpt2_folder, message)
+def test_a_config_that_gpt2_cannot_have_is_refused(folder, fields, message):
+    change_config(folder, **fields)
+    refused(folder, message)
 
 
 @pytest.mark.parametrize(
