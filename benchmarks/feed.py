@@ -2,10 +2,10 @@
 
 Real tasks are copied under new names until there are enough of them; for fewer tasks several are joined to one, so that
 ours reads as many examples whatever their number. All are read at the rates of their sizes. Ours reads the store in the
-layout that a training run takes; SeqIO reads the first of the tasks that are not joined, either
-examples that are tokenised beforehand (`ratio`: examples per second once its rate rises no more) or text that it
-tokenises (`start_ratio`: seconds to the first batch). Each count of tasks runs in a process of its own, which tells its
-peak memory. What each layout pads and costs on the real tasks is printed as a table (`layouts`).
+layout that a training run takes; SeqIO reads the first of the tasks that are not joined, either examples that are
+tokenised beforehand (`ratio`: examples per second once its rate rises no more) or text that it tokenises
+(`start_ratio`: seconds to the first batch). Each count of tasks runs in a process of its own, which tells its memory.
+What each layout pads and costs on the real tasks is printed as a table (`layouts`).
 
 Without arguments: few tasks and seconds. With --full: 10, 100, 400 and 1,600 tasks; takes many minutes and gigabytes.
 """
@@ -165,14 +165,23 @@ def ours(store: pathlib.Path, sizes: argparse.Namespace) -> tuple[Callable[[Any]
     stream = training_stream(store, sizes)
     next(stream)
     start = time.perf_counter() - began
-    return functools.partial(steady, (len(batch["inputs"]) for batch in stream), sizes), {"start_seconds": start}
+    return answers((len(batch["inputs"]) for batch in stream), sizes), {"start_seconds": start}
 
 
-def steady(batches: Iterator[int], sizes: argparse.Namespace, request: Any = None) -> int:
-    """Counts the examples of some seconds' batches; asked for "memory", tells the bytes that are no pages of files."""
-    if request == "memory":
-        lines = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
-        return int(lines["RssAnon"].split()[0]) * 1024
+def answers(counts: Iterator[int], sizes: argparse.Namespace) -> Callable[[Any], int]:
+    """Returns what answers the requests "steady" and "memory" of a side with batches of so many examples."""
+    known = {"steady": functools.partial(steady, counts, sizes), "memory": own_memory}
+    return lambda request: known[request]()
+
+
+def own_memory() -> int:
+    """Returns the bytes of this process that are no pages of files."""
+    lines = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+    return int(lines["RssAnon"].split()[0]) * 1024
+
+
+def steady(batches: Iterator[int], sizes: argparse.Namespace) -> int:
+    """Counts the examples of some seconds' batches."""
     ends, examples = time.perf_counter() + sizes.seconds, 0
     while time.perf_counter() < ends:
         examples += next(batches)
@@ -229,7 +238,7 @@ def _seqio(
     next(batches)
     start = time.perf_counter() - began
     counts = (len(batch["inputs"]) for batch in batches)
-    return functools.partial(steady, counts, sizes), {"start_seconds": start, "warm_seconds": warm_up(counts, sizes)}
+    return answers(counts, sizes), {"start_seconds": start, "warm_seconds": warm_up(counts, sizes)}
 
 
 def _records(seqio: Any, tokens: Any, name: str, folder: pathlib.Path) -> tuple[Any, list]:

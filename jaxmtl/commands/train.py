@@ -117,19 +117,17 @@ def train(
 
     check_reads(module.config, tokenizer, store)
     folder, mesh = pathlib.Path(run_dir), mesh or make_mesh()
-    parts = Parts(store=store, module=module, mesh=mesh, run_dir=folder, config_hash=config_hash)
+    shared: dict[str, Any] = dict(module=module, mesh=mesh, run_dir=folder, config_hash=config_hash)
+    parts = Parts(store=store, **shared)
     stream = make_stream(store, **_stream_options(parts, num_microbatches))
     check_heads(module, stream.rows.names)
     run = make_run(
-        module=module,
-        run_dir=folder,
-        mesh=mesh,
+        **shared,
         num_microbatches=num_microbatches,
         evaluations=[make(parts) for make in make_evaluations],
         writer=_writer(folder, make_writers),
         **_of_stream(stream),
         on_ready=lambda: _describe(parts, operative_text() or config_text()),
-        config_hash=config_hash,
     )
     _check_continued([folder, run.resume_from], module, store)
     return loop.train(run)

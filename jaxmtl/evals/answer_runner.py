@@ -5,8 +5,6 @@ weights and way of choosing spans.
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -94,7 +92,7 @@ def _key(store: TokenStore, split: str, name: str, settings: Mapping[str, Any]) 
     settings = {field: value for field, value in settings.items() if field != "spans" or entry.answer == SPAN}
     labels = {"answer": entry.answer, "labels": list(entry.labels)}
     identity = {**settings, **labels, "version": VERSION, "task": name, "examples": entry.sha256, "words": vocabulary}
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return files.key_of(identity)
 
 
 def _heads(pretrained: Pretrained) -> dict[str, Any]:
@@ -104,14 +102,12 @@ def _heads(pretrained: Pretrained) -> dict[str, Any]:
 
 
 def _finished(path: pathlib.Path, key: str, ids: Sequence[str]) -> list[Predicted] | None:
-    """Reads predictions that need not be made again; None if they are damaged, of another key or not of all ids."""
-    if jax.process_count() > 1 or not path.is_file():
+    """Reads predictions that need not be made again; None if there are none, or others."""
+    if jax.process_count() > 1:
         return None  # other processes may not see the first one's files
+    # The windows of a long context share an id and give one answer.
+    rows = files.finished_rows(path, key, len(set(ids)))
     try:
-        rows = files.read_rows(path)
-        # The windows of a long context share an id and give one answer.
-        if [row["id"] for row in rows] != list(dict.fromkeys(ids)) or any(row["key"] != key for row in rows):
-            return None
-        return [Predicted(**{name: row[name] for name in _FIELDS}) for row in rows]
-    except (InputError, KeyError, TypeError):
-        return None  # damaged by hand, since it is only written whole: computed again
+        return None if rows is None else [Predicted(**{name: row[name] for name in _FIELDS}) for row in rows]
+    except KeyError:
+        return None  # damaged by hand: computed again

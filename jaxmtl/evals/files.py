@@ -1,6 +1,7 @@
 """Result files that are either whole or not there: predictions, scores and records as JSON."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -83,6 +84,38 @@ def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
             raise InputError(f"{path}, line {number}: a {type(row).__name__}, expected a JSON object; evaluate again")
         rows.append(row)
     return rows
+
+
+def key_of(identity: Mapping[str, Any]) -> str:
+    """Hashes all that decides the predictions of a task.
+
+    Args:
+      identity: JSON values.
+
+    Returns:
+      16 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def finished_rows(path: pathlib.Path, key: str, count: int) -> list[dict[str, Any]] | None:
+    """Reads predictions that need not be made again.
+
+    Args:
+      path: where they would be.
+      key: of what they have to be made from, in the field "key" of each.
+      count: how many there have to be.
+
+    Returns:
+      The predictions; None if there are none, or others, or they were damaged by hand: they are only written whole.
+    """
+    if not path.is_file():
+        return None
+    try:
+        rows = read_rows(path)
+    except InputError:
+        return None
+    return rows if len(rows) == count and all(row.get("key") == key for row in rows) else None
 
 
 def read_records(path: pathlib.Path) -> list[Record]:

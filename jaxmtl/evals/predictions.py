@@ -138,15 +138,11 @@ def finished(run_dir: str | os.PathLike, work: Work, metrics: Sequence[str]) -> 
     Returns:
       The task's scores; None if there are no predictions, or they are damaged or made in another way.
     """
-    path = files.prediction_file(run_dir, work.name)
-    if not path.is_file():
-        return None
+    rows = files.finished_rows(files.prediction_file(run_dir, work.name), work.key, work.count)
     try:
-        rows = files.read_rows(path)
-        same = len(rows) == work.count and all(row["key"] == work.key for row in rows)
-        return means(work, rows, metrics) if same else None
-    except (InputError, KeyError, TypeError):
-        return None  # damaged by hand, since it is only written whole: computed again
+        return None if rows is None else means(work, rows, metrics)
+    except (KeyError, TypeError):
+        return None  # damaged by hand: computed again
 
 
 def _stream(work: Work, row: int) -> int:

@@ -6,8 +6,6 @@ decoding. `scores.json` and `records.jsonl` are made from the predictions at the
 """
 
 import dataclasses
-import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -141,7 +139,7 @@ def _plan(
             raise InputError(f"task {name}: split {split!r} is empty; leave the task out or cache examples for it")
         count = min(entry.num_examples, max_examples or entry.num_examples)
         identity = dict(settings, version=VERSION, task=name, examples=entry.sha256, count=count, vocabulary=vocabulary)
-        key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        key = files.key_of(identity)
         examples = store.examples(name, split)
         what = dict(name=name, category=entry.category, headline=entry.metric, split=split)
         work.append(Work(examples=examples, count=count, key=key, **what))

@@ -40,7 +40,14 @@ class Labels:
     git_hash: str = ""
 
     def of_folder(self, run_dir: str | os.PathLike) -> "Labels":
-        """Returns the labels with the folder's name for a run that has none."""
+        """Names a run that has no name after its folder.
+
+        Args:
+          run_dir: the run folder.
+
+        Returns:
+          The labels with a name.
+        """
         return dataclasses.replace(self, run=self.run or pathlib.Path(run_dir).resolve().name)
 
 

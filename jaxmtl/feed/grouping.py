@@ -158,7 +158,6 @@ def pad(rows: TaskRows, draw: Draw, shape: tuple[int, int]) -> Batch:
 def _instructions(rows: TaskRows, draw: Draw) -> np.ndarray:
     """Reads instructions into int32 [B, I], I being the longest of all tasks, so that there is one shape."""
     padded = np.full((len(draw.task_ids), rows.max_instruction_tokens), rows.pad_id, np.int32)
-    for place, (task, example) in enumerate(zip(draw.task_ids.tolist(), draw.example_ids.tolist(), strict=True)):
-        ids = rows.instruction(task, example)
+    for place, ids in enumerate(rows.instructions(draw)):
         padded[place, : len(ids)] = ids
     return padded

@@ -98,18 +98,18 @@ class TaskRows:
         counted = targets != IGNORED
         return counted / max(1, np.count_nonzero(counted))
 
-    def instruction(self, task_id: int, example_id: int) -> np.ndarray:
-        """Reads what a hypernetwork reads for one row; only where `max_instruction_tokens` is above 0.
+    def instructions(self, draw: Draw) -> Iterator[np.ndarray]:
+        """Reads what a hypernetwork reads for rows; only where `max_instruction_tokens` is above 0.
 
         Args:
-          task_id: which task.
-          example_id: which of its examples, 0 ... size - 1.
+          draw: M rows.
 
-        Returns:
+        Yields:
           int32 [i], a view of the file.
         """
-        (place,) = self._places(np.array([task_id]), np.array([example_id])).tolist()
-        return self._task(task_id).instruction(place)
+        places = self._places(draw.task_ids, draw.example_ids).tolist()
+        for task, place in zip(draw.task_ids.tolist(), places, strict=True):
+            yield self._task(task).instruction(place)
 
     def lengths(self, draw: Draw) -> tuple[np.ndarray, np.ndarray]:
         """Looks up how long rows are, without reading them.

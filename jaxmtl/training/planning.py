@@ -14,8 +14,8 @@ from jaxmtl.training.state import Plan
 from jaxmtl.types import InputError
 
 _MOST_GROWTH = 64  # rows of a try are at most so many times those of the one before
-_PLAIN = {"inputs": "RS", "targets": "RT", "loss_mask": "RT", "task_ids": "R", "example_ids": "R"}
-_PLAIN |= {"expected_tokens": "R"}
+_TOKENS = {"inputs": "RS", "targets": "RT", "loss_mask": "RT"}
+_PLAIN = _TOKENS | {"task_ids": "R", "example_ids": "R", "expected_tokens": "R"}
 _SEGMENTS = {"input_segments": "RS", "input_positions": "RS", "target_segments": "RT", "target_positions": "RT"}
 FIELDS: Mapping[str, Mapping[str, str]] = {
     "grouped": _PLAIN,
