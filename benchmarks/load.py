@@ -78,10 +78,10 @@ def write_model(folder: pathlib.Path, sizes: Mapping[str, Any], layers: int) -> 
     import jax
     import numpy as np
 
+    from jaxmtl.models.initial import abstract_params
     from jaxmtl.models.t5 import T5
     from jaxmtl.models.t5_config import T5Config
     from jaxmtl.weights import key_table, t5_map, write_config
-    from jaxmtl.weights.pretrained import abstract_params
     from jaxmtl.weights.safetensors_io import write_tensors
 
     config = T5Config(num_encoder_layers=layers, num_decoder_layers=layers, **sizes)

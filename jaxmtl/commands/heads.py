@@ -86,10 +86,9 @@ def encoder_weights(*, path: str, module: "nn.Module", seed: int = 0) -> Callabl
     import flax.linen as nn
     import jax
 
-    from jaxmtl.models.initial import initial_arguments
+    from jaxmtl.models.initial import abstract_params, initial_arguments
     from jaxmtl.partitioning import shardings_for
     from jaxmtl.weights import load_pretrained
-    from jaxmtl.weights.pretrained import abstract_params
 
     def load(mesh: Any) -> Any:
         boxed = {"heads": abstract_params(module)["heads"]}

@@ -94,8 +94,8 @@ def describe(folder: str) -> list[str]:
         return _describe_store(folder)
     import jax
 
+    from jaxmtl.models.initial import abstract_params
     from jaxmtl.weights import load_module, step_of
-    from jaxmtl.weights.pretrained import abstract_params
 
     module = load_module(folder)
     count = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(module)))

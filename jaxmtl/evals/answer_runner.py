@@ -14,13 +14,13 @@ import jax
 
 from jaxmtl.evals import files, summary
 from jaxmtl.evals.answers import Predicted, predict, score
-from jaxmtl.evals.fingerprint import weights_hash
 from jaxmtl.evals.spans import SpanChoice
 from jaxmtl.evals.summary import Labels
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks.answers import SPAN
 from jaxmtl.types import InputError, Progress, Scores
 from jaxmtl.weights import Pretrained, check_reads
+from jaxmtl.weights.fingerprint import weights_hash
 
 VERSION = 1
 """Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""

@@ -17,7 +17,6 @@ from jax.experimental import multihost_utils
 
 from jaxmtl.evals import files, predictions, summary
 from jaxmtl.evals.decoding import Decoding
-from jaxmtl.evals.fingerprint import weights_hash
 from jaxmtl.evals.predictions import Method, Row, Work
 from jaxmtl.evals.requests import BATCH_SIZE
 from jaxmtl.evals.summary import NLL, Labels
@@ -26,6 +25,7 @@ from jaxmtl.tasks.metrics import METRICS
 from jaxmtl.tasks.spec import check_task_name
 from jaxmtl.types import InputError, Progress, Scores, unknown_name
 from jaxmtl.weights import Pretrained, check_reads
+from jaxmtl.weights.fingerprint import weights_hash
 
 VERSION = 1
 """Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""

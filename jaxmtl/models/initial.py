@@ -1,9 +1,10 @@
-"""What a module is called with when only its parameters are wanted."""
+"""What a module is called with when only its parameters are wanted, and their shapes."""
 
 import inspect
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 
@@ -18,3 +19,8 @@ def initial_arguments(module: nn.Module) -> dict[str, Any]:
     """
     parameters = inspect.signature(module.__call__).parameters.values()
     return {one.name: jnp.zeros((1, 1), jnp.int32) for one in parameters if one.default is one.empty}
+
+
+def abstract_params(module: nn.Module) -> Any:
+    """Returns the module's parameter tree as shapes boxed with their logical axes; nothing is allocated."""
+    return jax.eval_shape(lambda: module.init(jax.random.key(0), **initial_arguments(module)))["params"]

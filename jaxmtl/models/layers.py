@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxmtl.models.low_rank import COLLECTION, LowRank, low_rank_update
+
 Initializer = Callable[..., jax.Array]
 
 
@@ -38,7 +40,7 @@ def normal(stddev: float) -> Initializer:
 
 
 class Dense(nn.Module):
-    """A linear layer, `y = x W` or `y = x W + b`.
+    """A linear layer, `y = x W` or `y = x W + b`, plus the low-rank update that the collection "lora" holds for it.
 
     Attributes:
       features: output width.
@@ -58,11 +60,14 @@ class Dense(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., in] to [..., features]."""
         kernel = parameter(self, "kernel", self.init, self.axes, (x.shape[-1], self.features))
-        y = project(x.astype(self.dtype), kernel.astype(self.dtype))
-        if self.bias_init is None:
-            return y
-        bias = parameter(self, "bias", self.bias_init, self.axes[1:], (self.features,))
-        return y + bias.astype(self.dtype)
+        x = x.astype(self.dtype)
+        y = project(x, kernel.astype(self.dtype))
+        if self.bias_init is not None:
+            y = y + parameter(self, "bias", self.bias_init, self.axes[1:], (self.features,)).astype(self.dtype)
+        if self.has_variable(COLLECTION, "a"):
+            given = {name: self.get_variable(COLLECTION, name) for name in LowRank._fields}
+            y = y + low_rank_update(x, LowRank(**given))
+        return y
 
 
 @jax.custom_vjp

@@ -5,13 +5,14 @@ from typing import Any
 
 import flax.linen as nn
 
+from jaxmtl.models.low_rank import COLLECTION
 from jaxmtl.models.remat import REMAT_POLICIES
 
 
 def stack_layers(
     layer: type[nn.Module], config: Any, num_layers: int, further_methods: Mapping[str, Any] | None = None
 ) -> nn.Module:
-    """Stacks copies of a layer; their parameters lie along axis 0, named "layers".
+    """Stacks copies of a layer; their parameters, and adapters, lie along axis 0, named "layers".
 
     Args:
       layer: a module with the one attribute `config`, whose `__call__(carry, train, ...)` returns the new carry and one
@@ -27,7 +28,7 @@ def stack_layers(
     if config.remat != "none":
         layer = nn.remat(layer, policy=REMAT_POLICIES[config.remat], prevent_cse=False, static_argnums=(2,))
     scan: dict[str, Any] = dict(
-        variable_axes={"params": 0},
+        variable_axes={"params": 0, COLLECTION: 0},
         variable_broadcast=False,
         split_rngs={"params": True, "dropout": True},
         length=num_layers,

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
+from jaxmtl.models.trees import flat, nested
 from jaxmtl.types import InputError
 
 Read = Callable[[str], np.ndarray]
@@ -161,15 +161,6 @@ def embedding_rows(tensors: Tensors, name: str, width: int, ids: Sequence[int], 
     return shape[0]
 
 
-def flat(tree: Any) -> dict[str, Any]:
-    """Returns a nested tree's leaves by path, joined by "/".
-
-    Args:
-      tree: nested dictionaries.
-    """
-    return dict(traverse_util.flatten_dict(tree, sep="/"))
-
-
 def to_ours(table: Table, read: Read, shapes: Any, place: Place, where: str) -> Any:
     """Builds our tree, one leaf at a time, the largest first: while it is read there is little else in memory.
 
@@ -194,7 +185,7 @@ def to_ours(table: Table, read: Read, shapes: Any, place: Place, where: str) -> 
         tensors = (_checked(key, name, read(name), wanted, where) for name in key.names())
         for path, leaf in zip(key.paths(), _stacked(key, tensors), strict=True):
             leaves[path] = place(path, leaf)
-    return traverse_util.unflatten_dict(leaves, sep="/")
+    return nested(leaves)
 
 
 def _stacked(key: Key, tensors: Iterator[list[np.ndarray]]) -> list[np.ndarray]:

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from jaxmtl.files import write_whole
-from jaxmtl.models.initial import initial_arguments
+from jaxmtl.models.initial import abstract_params
+from jaxmtl.models.trees import flat
 from jaxmtl.partitioning import shardings_for
 from jaxmtl.tokenizers import Tokenizer, load_tokenizer
 from jaxmtl.types import InputError, unknown_name
@@ -206,11 +207,6 @@ def resize_vocabulary(pretrained: Pretrained, rows: int) -> Pretrained:
     return Pretrained(config, _family_of(config).MODULE(config), params, pretrained.tokenizer)
 
 
-def abstract_params(module: nn.Module) -> Any:
-    """Returns the module's parameter tree as shapes boxed with their logical axes; nothing is allocated."""
-    return jax.eval_shape(lambda: module.init(jax.random.key(0), **initial_arguments(module)))["params"]
-
-
 def _find(path: str | os.PathLike) -> pathlib.Path:
     folder = pathlib.Path(path)
     if folder.exists():
@@ -303,13 +299,13 @@ def _shardings(boxed: Any, mesh: Mesh | None) -> Any:
 
 def _placer(shardings: Any, dtype: str) -> key_table.Place:
     """Casts a host array, puts it on its devices and waits, so that only one leaf at a time is held on the host."""
-    of = key_table.flat(shardings)
+    of = flat(shardings)
     cast = lambda leaf: leaf.astype(jnp.dtype(dtype), copy=False)
     return lambda path, leaf: jax.block_until_ready(jax.device_put(cast(leaf), of[path]))
 
 
 def _sizes(table: key_table.Table, params: Any) -> dict[str, int]:
-    leaves = key_table.flat(params)
+    leaves = flat(params)
     size = lambda key: sum(leaves[path].nbytes for path in key.paths()) // (key.num_layers or 1)
     return {name: size(key) for key in table for name in key.names()}
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
+from jaxmtl.models.trees import flat
 from jaxmtl.types import InputError
 from jaxmtl.weights import key_table
 from jaxmtl.weights.t5x_io import T5XArrays
@@ -92,7 +93,7 @@ def scanned(table: key_table.Table, params: Mapping) -> Iterator[tuple[str, np.n
     Yields:
       Name and array; one array for all layers of a stack.
     """
-    leaves = key_table.flat(params)
+    leaves = flat(params)
     depth = {key.ours.split("/")[0]: key.num_layers for key in table if key.num_layers}
     for key in table:
         leaf = np.asarray(jax.device_get(leaves[key.ours]))

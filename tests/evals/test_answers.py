@@ -23,13 +23,13 @@ from jaxmtl.evals.summary import Labels
 from jaxmtl.feed.answers import Windows, cache_answers
 from jaxmtl.models.head_config import Head
 from jaxmtl.models.heads import HeadLogits
+from jaxmtl.models.initial import abstract_params
 from jaxmtl.models.roberta import RobertaWithHeads
 from jaxmtl.models.roberta_config import RobertaConfig
 from jaxmtl.tasks.answers import Answer, AnsweredExample, with_answer
 from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.types import InputError, UnknownNameError
 from jaxmtl.weights import Pretrained
-from jaxmtl.weights.pretrained import abstract_params
 
 WORDS = "the king in the inn had ten things to think of in the thin light"
 HEADS = (

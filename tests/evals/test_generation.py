@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from jaxmtl.evals import generation, requests
 from jaxmtl.evals.decoding import Decoding
 from jaxmtl.models.decoding import greedy
+from jaxmtl.models.initial import abstract_params
 from jaxmtl.partitioning import make_mesh, shardings_for
 from jaxmtl.types import InputError, UnknownNameError
-from jaxmtl.weights.pretrained import abstract_params
 
 INPUTS = ["the cat sat", "", "a dog ran over the green hill to find a ball", "is water wet?"]
 MAX_TOKENS = 6

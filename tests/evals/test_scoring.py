@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxmtl.evals import requests, scoring
+from jaxmtl.models.initial import abstract_params
 from jaxmtl.partitioning import make_mesh, shardings_for
 from jaxmtl.types import InputError
-from jaxmtl.weights.pretrained import abstract_params
 
 # Results of different shapes differ by float32 rounding alone: sums of a few dozen terms of size 1.
 TOLERANCE = 1e-5

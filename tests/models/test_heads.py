@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmtl.models.head_config import Head, stacks
+from jaxmtl.models.initial import abstract_params
 from jaxmtl.models.masks import HIDDEN
 from jaxmtl.models.roberta import RobertaWithHeads
 from jaxmtl.models.roberta_config import RobertaConfig
 from jaxmtl.training.head_objectives import HeadsLoss, log_scaling, no_scaling
 from jaxmtl.types import InputError, UnknownNameError
-from jaxmtl.weights.pretrained import abstract_params
 
 labels = lambda count: tuple(f"label{k}" for k in range(count))
 HEADS = (

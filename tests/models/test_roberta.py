@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from jaxmtl.models.head_config import Head
+from jaxmtl.models.initial import abstract_params
 from jaxmtl.models.roberta import Roberta, RobertaWithHeads, roberta
 from jaxmtl.models.roberta_config import SIZES, RobertaConfig, named_config
 from jaxmtl.models.roberta_layers import position_ids
 from jaxmtl.types import InputError, UnknownNameError
 from jaxmtl.weights import roberta_map
 from jaxmtl.weights.key_table import to_ours
-from jaxmtl.weights.pretrained import abstract_params
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "roberta.npz"
 TINY = dict(vocab_size=30, embed_dim=8, num_heads=2, mlp_dim=12, num_layers=2, num_positions=16)

@@ -11,12 +11,12 @@ import safetensors.numpy
 
 from jaxmtl.commands.heads import encoder_of, encoder_weights
 from jaxmtl.models.head_config import Head
+from jaxmtl.models.initial import abstract_params
 from jaxmtl.models.roberta import roberta
 from jaxmtl.models.roberta_config import RobertaConfig
 from jaxmtl.partitioning import make_mesh
 from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained, load_module, load_pretrained, save_pretrained
-from jaxmtl.weights.pretrained import abstract_params
 
 HEADS = (
     Head(name="topics", kind="class", labels=("a", "b", "c")),

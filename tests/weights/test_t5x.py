@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxmtl.models.t5_config import T5Config
+from jaxmtl.models.trees import flat
 from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained, load_module, load_pretrained, save_pretrained, save_t5x, step_of, unread
-from jaxmtl.weights.key_table import flat
 from jaxmtl.weights.t5x import FORMS
 from jaxmtl.weights.t5x_io import T5XArrays, find
 

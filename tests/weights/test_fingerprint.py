@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmtl.evals.fingerprint import weights_hash
+from jaxmtl.models.initial import abstract_params
 from jaxmtl.partitioning import make_mesh, shardings_for
-from jaxmtl.weights.pretrained import abstract_params
+from jaxmtl.weights.fingerprint import weights_hash
 
 TREE = {"a": np.arange(12, dtype=np.float32).reshape(3, 4), "b": {"c": np.ones(5, np.float32)}}
 
