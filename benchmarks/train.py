@@ -116,7 +116,7 @@ def ours(store: pathlib.Path, sizes: argparse.Namespace) -> tuple[Callable[[Any]
         return {"tokens": num_tokens(batch), "loss": float(metrics.sums.loss / metrics.sums.tokens)}
 
     batches = [next(rehearsal) for _ in range(sizes.steps)]
-    losses = objectives.EncoderDecoderLoss()(module, current.params, batches[0], dropout_key=None)
+    losses = objectives.EncoderDecoderLoss()(module, {"params": current.params}, batches[0], dropout_key=None)
     first_loss = float(losses.loss.sum() / losses.tokens.sum())
     for batch in {(batch["inputs"].shape, batch["targets"].shape): batch for batch in batches}.values():
         learn(batch)

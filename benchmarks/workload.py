@@ -45,9 +45,14 @@ def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Non
 
 
 def make_store(
-    arguments: argparse.Namespace, folder: pathlib.Path, split: str, max_examples: int, limits: tuple[int, int]
+    arguments: argparse.Namespace,
+    folder: pathlib.Path,
+    split: str,
+    max_examples: int,
+    limits: tuple[int, int],
+    num_positive: int = 2,
 ) -> pathlib.Path:
-    """Tokenises definition and two positive examples of each task and writes the token store.
+    """Tokenises definition and positive examples of each task and writes the token store.
 
     Args:
       arguments: the flags.
@@ -55,6 +60,7 @@ def make_store(
       split: "train" or "test".
       max_examples: examples of each task.
       limits: most tokens of an input and of a target.
+      num_positive: positive examples in a prompt.
 
     Returns:
       The store's folder.
@@ -64,7 +70,7 @@ def make_store(
 
     tasks, tokenizer = _tasks_and_tokenizer(arguments, folder, split, max_examples)
     preprocessing = tokenise.Preprocessing(
-        prompt=functools.partial(prompts.tk_instruct, num_positive=2, max_tokens=limits[0]),
+        prompt=functools.partial(prompts.tk_instruct, num_positive=num_positive, max_tokens=limits[0]),
         max_input_tokens=limits[0],
         max_target_tokens=limits[1],
     )

@@ -44,6 +44,8 @@ class LoRA:
     scaling: str = "standard"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.targets, str):
+            object.__setattr__(self, "targets", tuple(self.targets))  # lists from configuration files are fine
         if self.rank < 1 or not self.alpha > 0:
             raise InputError(f"adapters have rank {self.rank} and alpha {self.alpha}; expected both above 0")
         if not 0 <= self.dropout < 1:

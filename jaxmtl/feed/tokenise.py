@@ -160,7 +160,26 @@ def tokenise(task: TaskSpec, split: str, preprocessing: Preprocessing, tokenizer
     Raises:
       InputError: if the task has no such split or a text cannot be tokenised.
     """
-    examples = task.split(split)
+    return tokenise_examples(task, task.split(split), preprocessing, tokenizer)
+
+
+def tokenise_examples(
+    task: TaskSpec, examples: Sequence[Example], preprocessing: Preprocessing, tokenizer: Tokenizer
+) -> Rows:
+    """Tokenises some examples of a task.
+
+    Args:
+      task: the task.
+      examples: any of its examples.
+      preprocessing: how examples become ids.
+      tokenizer: the vocabulary.
+
+    Returns:
+      One row per example.
+
+    Raises:
+      InputError: if a text cannot be tokenised.
+    """
     inputs = tokenizer.encode_batch([preprocessing.prompt(task, one, tokenizer=tokenizer) for one in examples])
     targets = tokenizer.encode_batch([preprocessing.reference(task, one) for one in examples])
     end = tokenizer.eos_token_id

@@ -52,13 +52,18 @@ class HeadsLoss:
     scaling: Scaling = no_scaling
 
     def __call__(
-        self, module: nn.Module, params: Any, batch: Mapping[str, jax.Array], *, dropout_key: jax.Array | None = None
+        self,
+        module: nn.Module,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        *,
+        dropout_key: jax.Array | None = None,
     ) -> Losses:
         """Scores a batch.
 
         Args:
           module: a model with heads; the batch's task ids are places in its `config.heads`.
-          params: its parameter tree.
+          variables: its parameters, {"params": tree}.
           batch: `inputs` int32 [B, S], `task_ids` int32 [B], `loss_mask` float32 [B, T] and `targets` int32 [B, T]: the
             class in column 0, a tag for each input token, or the places of a span's first and last token in columns 0
             and 1. Whatever has the weight 0 is not looked at.
@@ -73,7 +78,7 @@ class HeadsLoss:
         if "input_segments" in batch:
             raise InputError("a model with heads reads one example per row; use the layout grouping.grouped")
         logits: Any = module.apply(
-            {"params": params},
+            variables,
             inputs=batch["inputs"],
             task_ids=batch["task_ids"],
             train=dropout_key is not None,

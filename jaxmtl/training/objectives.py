@@ -108,10 +108,15 @@ def sum_segments(losses: Losses, segments: jax.Array, num_segments: int) -> Loss
 
 
 class Objective(Protocol):
-    """Scores a batch: (module, params, batch, dropout key or None) to losses by token."""
+    """Scores a batch: (module, its variables, batch, dropout key or None) to losses by token."""
 
     def __call__(
-        self, module: nn.Module, params: Any, batch: Mapping[str, jax.Array], *, dropout_key: jax.Array | None
+        self,
+        module: nn.Module,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        *,
+        dropout_key: jax.Array | None,
     ) -> Losses:
         """Returns the losses of a batch; without a key nothing is dropped."""
         ...
@@ -198,14 +203,19 @@ class EncoderDecoderLoss:
     smoothing: Smoothing = no_smoothing
 
     def __call__(
-        self, module: nn.Module, params: Any, batch: Mapping[str, jax.Array], *, dropout_key: jax.Array | None = None
+        self,
+        module: nn.Module,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        *,
+        dropout_key: jax.Array | None = None,
     ) -> Losses:
         """Scores a batch.
 
         Args:
           module: has `first_tokens` and gives logits from `inputs` and `decoder_inputs`, and of packed rows from
             `input_segments` and `target_segments` besides.
-          params: its parameter tree.
+          variables: its parameters, {"params": tree}, and an adapter under "lora" if there is one.
           batch: `inputs` int32 [B, S], `targets` int32 [B, T], `loss_mask` float32 [B, T]; in packed batches also the
             segments and positions of both sides, int32 [B, S] and [B, T].
           dropout_key: key of dropout; None drops nothing.
@@ -216,9 +226,9 @@ class EncoderDecoderLoss:
         Raises:
           InputError: if the batch has some of the fields of packed rows, but not all.
         """
-        first_tokens = functools.partial(module.apply, {"params": params}, batch["inputs"], method="first_tokens")
+        first_tokens = functools.partial(module.apply, variables, batch["inputs"], method="first_tokens")
         logits: Any = module.apply(
-            {"params": params},
+            variables,
             inputs=batch["inputs"],
             **_decoder_inputs(batch, first_tokens),
             train=dropout_key is not None,

@@ -108,7 +108,7 @@ def train_step(
     step_key = jax.random.fold_in(state.rng, state.step)
 
     def part_objective(params: Any, part: Mapping[str, jax.Array], index: jax.Array) -> tuple[jax.Array, LossSums]:
-        losses = objective(plan.module, params, part, dropout_key=jax.random.fold_in(step_key, index))
+        losses = objective(plan.module, {"params": params}, part, dropout_key=jax.random.fold_in(step_key, index))
         sums = sum_rows(losses, part["task_ids"], num_tasks)
         # The divisor is known beforehand: dividing here saves a pass over all gradients.
         return sums.objective / divisor, sums

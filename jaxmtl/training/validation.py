@@ -74,4 +74,4 @@ class ValidationLoss:
 def _score(
     params: Any, batch: Mapping[str, jax.Array], module: nn.Module, objective: Objective, num_tasks: int
 ) -> LossSums:
-    return sum_rows(objective(module, params, batch, dropout_key=None), batch["task_ids"], num_tasks)
+    return sum_rows(objective(module, {"params": params}, batch, dropout_key=None), batch["task_ids"], num_tasks)

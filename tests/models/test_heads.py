@@ -61,7 +61,7 @@ def params():
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def loss_and_gradient(config, params, batch, scaling=no_scaling):
     def loss(params):
-        losses = HeadsLoss(scaling=scaling)(RobertaWithHeads(config), params, batch)
+        losses = HeadsLoss(scaling=scaling)(RobertaWithHeads(config), {"params": params}, batch)
         return losses.objective.sum(), losses
 
     return jax.grad(loss, has_aux=True)(params)
@@ -152,7 +152,7 @@ def test_the_linear_head_has_no_dense_layer():
 
 def test_packed_batches_are_refused(params):
     with pytest.raises(InputError, match="one example per row; use the layout grouping.grouped"):
-        HeadsLoss()(RobertaWithHeads(CONFIG), params, {"input_segments": jnp.zeros((1, 1))})
+        HeadsLoss()(RobertaWithHeads(CONFIG), {"params": params}, {"input_segments": jnp.zeros((1, 1))})
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def both_batches(seed=0):
 
 def value_and_grads(module, params, batch):
     def objective(params):
-        losses = OBJECTIVE(module, params, batch, dropout_key=None)
+        losses = OBJECTIVE(module, {"params": params}, batch, dropout_key=None)
         return losses.objective.sum() / losses.tokens.sum(), losses
 
     return jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
@@ -128,7 +128,7 @@ def test_padding_passes_no_gradient():
 
     def of_padding(params):
         hidden = {"loss_mask": padding.astype(np.float32)}
-        return OBJECTIVE(module, params, packed | hidden, dropout_key=None).objective.sum()
+        return OBJECTIVE(module, {"params": params}, packed | hidden, dropout_key=None).objective.sum()
 
     def encoder_part(params):
         grads = jax.grad(of_padding)(params)
@@ -159,4 +159,4 @@ def test_a_batch_with_segments_on_one_side_is_refused(side):
     packed, _ = both_batches()
     half = {name: field for name, field in packed.items() if name not in (f"{side}_segments", f"{side}_positions")}
     with pytest.raises(InputError, match="has both"):
-        OBJECTIVE(module, params, half, dropout_key=None)
+        OBJECTIVE(module, {"params": params}, half, dropout_key=None)

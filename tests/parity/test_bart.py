@@ -137,7 +137,7 @@ def test_packed_examples_have_the_losses_that_torch_gives_them_one_by_one(pair):
         if segment < len(rows[row]):
             inputs, targets = (np.asarray(ids, np.int32)[None] for ids in rows[row][segment][:2])
             expected[row, segment] = our_sum(model, inputs, targets)
-    losses = EncoderDecoderLoss()(pretrained.module, pretrained.params, packed)
+    losses = EncoderDecoderLoss()(pretrained.module, {"params": pretrained.params}, packed)
     np.testing.assert_allclose(sum_segments(losses, packed["target_segments"], 3).loss, expected, rtol=1e-5)
 
 

@@ -139,7 +139,7 @@ def test_the_loss_of_targets_and_its_gradient_are_those_of_torch(pair, side):
     batch = our_batch(prompts, targets, pretrained.config.pad_id, side)
 
     def mean_loss(params):
-        losses = EncoderDecoderLoss()(pretrained.module, params, batch)
+        losses = EncoderDecoderLoss()(pretrained.module, {"params": params}, batch)
         return losses.objective.sum() / losses.tokens.sum()
 
     ours, grads = jax.value_and_grad(mean_loss)(pretrained.params)

@@ -130,7 +130,7 @@ def torch_loss(kind, model, inputs, targets):
 
 
 def our_loss(pretrained, params, batch):
-    losses = HeadsLoss()(pretrained.module, params, batch)
+    losses = HeadsLoss()(pretrained.module, {"params": params}, batch)
     return losses.objective.sum() / losses.tokens.sum()
 
 

@@ -117,7 +117,7 @@ def test_packed_examples_have_the_losses_and_the_gradient_that_torch_gives_them_
     expected.sum().backward()
 
     def total(params):
-        losses = EncoderDecoderLoss()(pretrained.module, params, packed)
+        losses = EncoderDecoderLoss()(pretrained.module, {"params": params}, packed)
         return losses.objective.sum(), sum_segments(losses, packed["target_segments"], 3).loss
 
     grads, losses = jax.grad(total, has_aux=True)(pretrained.params)

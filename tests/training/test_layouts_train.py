@@ -60,7 +60,7 @@ def test_each_example_has_the_loss_that_it_has_alone(store, model, layout):
     params = jax.tree.map(
         lambda leaf: getattr(leaf, "value", leaf), params, is_leaf=lambda leaf: hasattr(leaf, "value")
     )
-    objective = jax.jit(lambda batch: EncoderDecoderLoss()(module, params, batch, dropout_key=None))
+    objective = jax.jit(lambda batch: EncoderDecoderLoss()(module, {"params": params}, batch, dropout_key=None))
     stream = train_stream(store, batch_size=8, window=2, sampler=PooledSampler, layout=layout)
     found = {}
     for batch in itertools.islice(stream, 6):

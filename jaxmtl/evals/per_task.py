@@ -1,0 +1,185 @@
+"""Few-shot fine-tuning of many tasks at once: every task, number of shots, seed and rate an adapter of its own."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxmtl.adapters.lora import Adapter, LoRA
+from jaxmtl.evals.requests import mesh_of
+from jaxmtl.feed.tokenise import Preprocessing, tokenise_examples
+from jaxmtl.tasks.fewshot import seeded_subset
+from jaxmtl.tasks.prompts import tk_instruct
+from jaxmtl.tasks.spec import TaskSpec
+from jaxmtl.training.fit_rows import Fit
+from jaxmtl.training.fits import AdamW
+from jaxmtl.training.fitting import ADAMW, Fitted, Schedule, fit_all
+from jaxmtl.types import Example, InputError, Progress
+from jaxmtl.weights import Pretrained
+
+PREPROCESSING = Preprocessing(prompt=tk_instruct)
+"""Definition and input, as Tk-Instruct writes them; the first reference is learnt."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How a task is fitted, besides what all fits have in common.
+
+    Attributes:
+      shots: examples learnt from; all that there are if None.
+      seed: chooses the examples, and decides the adapter's start, the order of rows and dropout.
+      learning_rate: the rate of every step.
+    """
+
+    shots: int | None = None
+    seed: int = 0
+    learning_rate: float = 1e-3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskFit:
+    """An adapter for a task.
+
+    Attributes:
+      task: the task's name.
+      setting: how it was fitted.
+      num_examples: examples it has learnt from.
+      fitted: the adapter and its training losses.
+    """
+
+    task: str
+    setting: Setting
+    num_examples: int
+    fitted: Fitted
+
+
+def settings(
+    *, shots: Sequence[int | None] = (None,), seeds: Sequence[int] = (0,), learning_rates: Sequence[float] = (1e-3,)
+) -> list[Setting]:
+    """Lists all combinations of numbers of shots, seeds and learning rates.
+
+    Args:
+      shots: numbers of examples; with the same seed a larger number holds the smaller one's examples.
+      seeds: seeds.
+      learning_rates: rates.
+
+    Returns:
+      The settings, learning rates in the innermost loop.
+    """
+    combined = itertools.product(shots, seeds, learning_rates)
+    return [Setting(shots=count, seed=seed, learning_rate=rate) for count, seed, rate in combined]
+
+
+def fit_adapters(
+    pretrained: Pretrained,
+    tasks: Sequence[TaskSpec],
+    *,
+    rank: int = 16,
+    alpha: float = 32.0,
+    dropout: float = 0.05,
+    learning_rate: float = 1e-3,
+    epochs: int = 5,
+    batch_size: int = 32,
+    seed: int = 0,
+    targets: str | Sequence[str] = "q,v",
+    split: str | None = None,
+    preprocessing: Preprocessing = PREPROCESSING,
+    progress: Progress | None = None,
+) -> list[Adapter]:
+    """Fits a LoRA adapter to each task, all at once; what one becomes does not depend on the others.
+
+    Args:
+      pretrained: the model, with a tokenizer; it stays as it is, and its own dropout is off.
+      tasks: the tasks; one without examples gets an adapter that changes nothing.
+      rank: rank of the adapters.
+      alpha: numerator of their scale.
+      dropout: share of values dropped before `a`.
+      learning_rate: constant rate of AdamW.
+      epochs: passes over a task's examples.
+      batch_size: examples of a step; the last step of an epoch takes what is left.
+      seed: decides starts, orders and dropout.
+      targets: which layers, see `jaxmtl.adapters.targets.matching`.
+      split: the split that is learnt; all examples of a task if None.
+      preprocessing: how examples become ids.
+      progress: told after each step.
+
+    Returns:
+      An adapter for each task, in their order.
+
+    Raises:
+      InputError: if two tasks share a name, the model has no tokenizer, or a task's loss is not finite.
+
+    Source: defaults of S001's few-shot fine-tuning, methods 2.6.
+    """
+    lora = LoRA(rank=rank, alpha=alpha, targets=targets, dropout=dropout)
+    how = Setting(seed=seed, learning_rate=learning_rate)
+    schedule = Schedule(epochs=epochs, batch_size=batch_size)
+    options: dict[str, Any] = dict(split=split, preprocessing=preprocessing, progress=progress)
+    return [one.fitted.adapter for one in fit_settings(pretrained, tasks, [how], lora, schedule, **options)]
+
+
+def fit_settings(
+    pretrained: Pretrained,
+    tasks: Sequence[TaskSpec],
+    how: Sequence[Setting],
+    lora: LoRA,
+    schedule: Schedule,
+    *,
+    split: str | None = None,
+    preprocessing: Preprocessing = PREPROCESSING,
+    optimizer: AdamW = ADAMW,
+    progress: Progress | None = None,
+) -> list[TaskFit]:
+    """Fits every task in every setting, all at once.
+
+    Args:
+      pretrained: the model, with a tokenizer.
+      tasks: the tasks.
+      how: the settings, see `settings`.
+      lora: what the adapters are made of.
+      schedule: how long and in which portions.
+      split: the split that is learnt; all examples of a task if None.
+      preprocessing: how examples become ids.
+      optimizer: turns gradients into updates.
+      progress: told after each step.
+
+    Returns:
+      One for each task and setting, the settings of a task together.
+
+    Raises:
+      InputError: as `fit_adapters`, or if a task has fewer examples than a setting asks for.
+    """
+    fits = [fit for task in _named_apart(tasks) for fit in _fits(pretrained, task, how, split, preprocessing)]
+    options: dict[str, Any] = dict(optimizer=optimizer, mesh=mesh_of(pretrained.params), progress=progress)
+    found = fit_all(pretrained.module, pretrained.params, fits, lora, schedule, **options)
+    pairs = itertools.product(tasks, how)
+    return [
+        TaskFit(task=task.name, setting=setting, num_examples=len(fit.inputs), fitted=fitted)
+        for (task, setting), fit, fitted in zip(pairs, fits, found, strict=True)
+    ]
+
+
+def _fits(
+    pretrained: Pretrained, task: TaskSpec, how: Sequence[Setting], split: str | None, preprocessing: Preprocessing
+) -> Iterator[Fit]:
+    """Tokenises a task's examples once and gives each setting its own."""
+    if pretrained.tokenizer is None:
+        raise InputError("the model has no tokenizer; put spiece.model or tokenizer.json beside its config.json")
+    examples: Sequence[Example] = task.examples if split is None else task.split(split)
+    rows = tokenise_examples(task, examples, preprocessing, pretrained.tokenizer)
+    for setting in how:
+        if (setting.shots or 0) > len(examples):
+            raise InputError(f"task {task.name}: {setting.shots} shots asked for, but it has {len(examples)} examples")
+        chosen = seeded_subset(range(len(examples)), setting.shots, setting.seed, task.name, "shots")
+        inputs, targets = ([column[index] for index in chosen] for column in (rows.inputs, rows.targets))
+        rate = setting.learning_rate
+        yield Fit(name=task.name, inputs=inputs, targets=targets, learning_rate=rate, seed=setting.seed)
+
+
+def _named_apart(tasks: Sequence[TaskSpec]) -> Sequence[TaskSpec]:
+    """Refuses two tasks of one name: they would start alike."""
+    names = [task.name for task in tasks]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"two tasks are called {name!r}; rename one")
+    return tasks

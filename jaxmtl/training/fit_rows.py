@@ -1,0 +1,178 @@
+"""The rows that many small training sets need at a step, cut into batches of like length whatever set they belong to.
+
+Letters in shapes: B rows of a batch, S input length, T target length.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from jaxmtl.feed.shapes import Shapes, cheapest_shapes
+from jaxmtl.tasks.fewshot import seeded_order
+from jaxmtl.types import Batch, InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fit:
+    """One training set, and how something is fitted to it.
+
+    Attributes:
+      name: what errors and progress call it; the order of its rows depends on it.
+      inputs: token ids of each example.
+      targets: token ids of each example.
+      learning_rate: the rate of every step.
+      seed: decides the start, the order of rows and dropout.
+
+    Raises:
+      InputError: if there are not as many inputs as targets.
+    """
+
+    name: str
+    inputs: Sequence[Sequence[int]]
+    targets: Sequence[Sequence[int]]
+    learning_rate: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.targets):
+            raise InputError(
+                f"{self.name}: {len(self.inputs)} inputs but {len(self.targets)} targets; expected as many"
+            )
+
+    def steps(self, epochs: int, batch_size: int) -> list[list[int]]:
+        """Lists the examples of every step: in each epoch all of them once, the last batch as small as it is.
+
+        Args:
+          epochs: passes over the examples.
+          batch_size: examples of a step.
+
+        Returns:
+          Places in `inputs` for each step; none without examples.
+        """
+        found = []
+        for epoch in range(epochs):
+            order = seeded_order(len(self.inputs), self.seed, self.name, f"epoch {epoch}")
+            found += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """An example at its place in a step.
+
+    Attributes:
+      slot: the place of its fit among those that are trained together.
+      place: its place in the fit's batch.
+      inputs: its token ids.
+      targets: its target ids.
+      weight: what each target token counts: one over the target tokens of the fit's batch.
+    """
+
+    slot: int
+    place: int
+    inputs: Sequence[int]
+    targets: Sequence[int]
+    weight: float
+
+
+def rows_of_step(fits: Sequence[Fit], steps: Sequence[Sequence[Sequence[int]]], step: int) -> list[Row]:
+    """Lists the rows of all fits that have not ended before a step.
+
+    Args:
+      fits: those that are trained together.
+      steps: what `Fit.steps` gave for each.
+      step: the step, from 0.
+
+    Returns:
+      The rows.
+    """
+    rows = []
+    for slot, (fit, own) in enumerate(zip(fits, steps, strict=True)):
+        chosen = own[step] if step < len(own) else ()
+        weight = 1.0 / max(1, sum(len(fit.targets[index]) for index in chosen))
+        rows += [Row(slot, place, fit.inputs[i], fit.targets[i], weight) for place, i in enumerate(chosen)]
+    return rows
+
+
+@dataclasses.dataclass(frozen=True)
+class RowBatches:
+    """Cuts the rows of a step into batches of few shapes, the longest rows first.
+
+    Attributes:
+      shapes: lengths that rows are padded to.
+      num_rows: rows of a batch on each device, one number for each shape.
+      pad_id: id of padding.
+    """
+
+    shapes: Shapes
+    num_rows: tuple[int, ...]
+    pad_id: int
+
+    def cut(self, shares: Sequence[Sequence[Row]]) -> Iterator[Batch]:
+        """Cuts the rows of all devices alike.
+
+        Args:
+          shares: the rows of each device; a fit's rows are all on one.
+
+        Yields:
+          Batches of B rows, each device's rows together: `inputs` int32 [B, S], `targets` int32 [B, T], `loss_mask`
+          float32 [B, T] with the rows' weights, `slots` and `places` int32 [B]. Rows that only fill a batch have the
+          tokens of another and the weight 0.
+        """
+        waiting = [sorted(share, key=self._cost_order) for share in shares]
+        while any(waiting):
+            shape = max(self._shape([share[-1]]) for share in waiting if share)
+            block = [share[-self.num_rows[shape] :] for share in waiting]
+            shape = self._shape([row for rows in block for row in rows])
+            count = self.num_rows[shape]
+            block = [share[-count:] for share in waiting]
+            waiting = [share[:-count] for share in waiting]
+            yield self._padded(block, count, self.shapes.pairs[shape])
+
+    def _cost_order(self, row: Row) -> tuple[int, int, int]:
+        return self._shape([row]), len(row.inputs), len(row.targets)
+
+    def _shape(self, rows: Sequence[Row]) -> int:
+        """Returns the place of the cheapest shape that holds all rows."""
+        longest = max(len(row.inputs) for row in rows), max(len(row.targets) for row in rows)
+        return self.shapes.pairs.index(self.shapes.fit(*longest))
+
+    def _padded(self, block: Sequence[Sequence[Row]], count: int, shape: tuple[int, int]) -> Batch:
+        size = len(block) * count
+        batch = dict(
+            inputs=np.full((size, shape[0]), self.pad_id, np.int32),
+            targets=np.full((size, shape[1]), self.pad_id, np.int32),
+            loss_mask=np.zeros((size, shape[1]), np.float32),
+            slots=np.zeros(size, np.int32),
+            places=np.zeros(size, np.int32),
+        )
+        filler = dataclasses.replace(next(row for rows in block for row in rows), slot=0, weight=0.0)
+        filled = (row for rows in block for row in (*rows, *[filler] * (count - len(rows))))
+        for at, row in enumerate(filled):
+            batch["inputs"][at, : len(row.inputs)] = row.inputs
+            batch["targets"][at, : len(row.targets)] = row.targets
+            batch["loss_mask"][at, : len(row.targets)] = row.weight
+            batch["slots"][at], batch["places"][at] = row.slot, row.place
+        return batch
+
+
+def row_batches(
+    lengths: np.ndarray, *, tokens: int, most_rows: int, num_shapes: int, cost: Callable, pad_id: int
+) -> RowBatches:
+    """Chooses shapes and rows for given lengths.
+
+    Args:
+      lengths: int [M, 2], input and target lengths of all examples.
+      tokens: most cells, padding included, of a batch on a device.
+      most_rows: most rows that any step gives a device.
+      num_shapes: most shapes, each of which is compiled once.
+      cost: operations of a row padded to (S, T).
+      pad_id: id of padding.
+
+    Returns:
+      What cuts the rows of steps.
+    """
+    shapes = cheapest_shapes(lengths[:, 0], lengths[:, 1], num_shapes=num_shapes, cost=cost)
+    num_rows = tuple(max(1, min(most_rows, tokens // (source + target))) for source, target in shapes.pairs)
+    return RowBatches(shapes, num_rows, pad_id)

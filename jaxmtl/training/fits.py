@@ -1,0 +1,224 @@
+"""Many adapters trained at once on one frozen model: one program, one state whose leaves have a fit along axis 0.
+
+A step of all fits is many batches of rows: rows of any fits share a batch, each uses its own adapter, and the gradients
+of a fit's rows add up in its own place. What a fit becomes depends on its own rows, rate and seed alone.
+Letters in shapes: N fits, B rows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxmtl.adapters import rows
+from jaxmtl.adapters.lora import SCALINGS, LoRA, init_tree, scaled
+from jaxmtl.adapters.targets import matching
+from jaxmtl.tasks.fewshot import stable_hash
+from jaxmtl.training.fit_rows import Fit
+from jaxmtl.training.objectives import EncoderDecoderLoss, Objective
+
+_SHARED = PartitionSpec()
+_BY_FIT = PartitionSpec(("data", "fsdp"))
+
+
+@flax.struct.dataclass
+class FitState:
+    """Fits in training.
+
+    Attributes:
+      tree: their adapters; float32 leaves [N, ...].
+      moments: the optimizer's state of each, leaves [N, ...].
+      keys: random keys [N], for dropout.
+    """
+
+    tree: Any
+    moments: Any
+    keys: jax.Array
+
+
+@flax.struct.dataclass
+class FitSums:
+    """What the batches of a step add up to.
+
+    Attributes:
+      grads: gradients of each fit, leaves [N, ...].
+      loss: float32 [N], mean negative log-likelihood of each fit's target tokens, in nats.
+    """
+
+    grads: Any
+    loss: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """AdamW without its learning rate, which belongs to a fit; defaults are those of Hugging Face's trainer.
+
+    Attributes:
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: decay per unit of learning rate.
+      max_norm: a fit's gradient of a larger global norm is scaled down to it; None never clips.
+
+    Source: Loshchilov & Hutter 2019, algorithm 2.
+    """
+
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    max_norm: float | None = 1.0
+
+    def transform(self) -> optax.GradientTransformation:
+        """Builds what turns gradients into updates."""
+        clip = optax.identity() if self.max_norm is None else optax.clip_by_global_norm(self.max_norm)
+        adam = optax.scale_by_adam(self.b1, self.b2, self.epsilon)
+        return optax.chain(clip, adam, optax.add_decayed_weights(self.weight_decay))
+
+
+@dataclasses.dataclass(frozen=True)
+class FitProgram:
+    """All that decides how fits are computed, but for their data; equal ones share their compiled functions.
+
+    Attributes:
+      module: the model.
+      lora: what the adapters are made of.
+      optimizer: turns gradients into updates.
+      objective: scores a batch.
+      mesh: devices that share the fits; the default device if None.
+    """
+
+    module: nn.Module
+    lora: LoRA
+    optimizer: AdamW = AdamW()
+    objective: Objective = EncoderDecoderLoss()
+    mesh: Mesh | None = None
+
+    def start(self, fits: Sequence[Fit]) -> FitState:
+        """Makes the state before the first step.
+
+        Args:
+          fits: N of them, as many on each device.
+
+        Returns:
+          The state; a fit's start depends on its seed and its name alone.
+        """
+        return self._place(_start(self, jnp.stack([fit_key(fit) for fit in fits])))
+
+    def shapes(self, count: int) -> FitState:
+        """Returns the shapes of a state of `count` fits; nothing is allocated."""
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
+        return jax.eval_shape(functools.partial(_start, self), keys)
+
+    def zeros(self, state: FitState) -> FitSums:
+        """Makes the sums before the first batch of a step."""
+        return _zeros(state)
+
+    def add(self, params: Any, state: FitState, sums: FitSums, step: int, batch: Mapping[str, np.ndarray]) -> FitSums:
+        """Adds a batch to the sums of a step.
+
+        Args:
+          params: the model's parameters.
+          state: the fits.
+          sums: what the step's batches before this one gave; its memory is taken over.
+          step: the step, from 0.
+          batch: what `RowBatches.cut` gave.
+
+        Returns:
+          The new sums.
+        """
+        return _add(self, params, state, sums, jnp.int32(step), self._place(dict(batch)))
+
+    def update(self, state: FitState, sums: FitSums, rates: jax.Array, active: np.ndarray) -> FitState:
+        """Ends a step.
+
+        Args:
+          state: the fits; its memory is taken over.
+          sums: of all batches of the step.
+          rates: float32 [N], learning rates.
+          active: bool [N], False for fits that stay as they are.
+
+        Returns:
+          The fits after the step.
+        """
+        return _update(self, state, sums, rates, active)
+
+    def _place(self, tree: Any) -> Any:
+        return jax.device_put(tree, None if self.mesh is None else NamedSharding(self.mesh, _BY_FIT))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start(program: FitProgram, keys: jax.Array) -> FitState:
+    layers = matching(program.module, program.lora.targets)
+
+    def one(key: jax.Array) -> FitState:
+        init_key, drop_key = jax.random.split(key)
+        tree = init_tree(layers, program.lora.rank, init_key)
+        return FitState(tree=tree, moments=program.optimizer.transform().init(tree), keys=drop_key)
+
+    return jax.vmap(one)(keys)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+def _add(program: FitProgram, params: Any, state: FitState, sums: FitSums, step: jax.Array, batch: Any) -> FitSums:
+    add = functools.partial(_add_on_device, program)
+    if program.mesh is not None:
+        specs = (_SHARED, _BY_FIT, _BY_FIT, _SHARED, _BY_FIT)
+        add = jax.shard_map(add, mesh=program.mesh, in_specs=specs, out_specs=_BY_FIT, check_vma=False)
+    return add(params, state, sums, step, batch)
+
+
+def _add_on_device(
+    program: FitProgram, params: Any, state: FitState, sums: FitSums, step: jax.Array, batch: Any
+) -> FitSums:
+    slots, lora = batch["slots"], program.lora
+    keys = _row_keys(jnp.take(state.keys, slots), step, batch["places"])
+
+    def objective(own: Any) -> tuple[jax.Array, jax.Array]:
+        adapters = rows.collection(scaled(own, SCALINGS[lora.scaling](lora.alpha, lora.rank)))
+        if lora.dropout:
+            adapters = rows.with_dropout(adapters, keys, lora.dropout)
+        losses = program.objective(program.module, rows.variables(params, adapters), batch, dropout_key=None)
+        return losses.objective.sum(), losses.loss.sum(axis=-1)
+
+    grads, loss = jax.grad(objective, has_aux=True)(rows.take(state.tree, slots))
+    add = lambda total, part: total.at[slots].add(part)
+    return FitSums(grads=jax.tree.map(add, sums.grads, grads), loss=add(sums.loss, loss))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _update(program: FitProgram, state: FitState, sums: FitSums, rates: jax.Array, active: jax.Array) -> FitState:
+    transform = program.optimizer.transform()
+
+    def one(tree: Any, moments: Any, grads: Any, rate: jax.Array, is_active: jax.Array) -> tuple[Any, Any]:
+        updates, after = transform.update(grads, moments, tree)
+        moved = jax.tree.map(lambda leaf, change: leaf - rate * change, tree, updates)
+        keep = lambda new, old: jnp.where(is_active, new, old)
+        return jax.tree.map(keep, moved, tree), jax.tree.map(keep, after, moments)
+
+    tree, moments = jax.vmap(one)(state.tree, state.moments, sums.grads, rates, active)
+    return FitState(tree=tree, moments=moments, keys=state.keys)
+
+
+def fit_key(fit: Fit) -> jax.Array:
+    """Returns the random key of a fit: of its seed and its name."""
+    return jax.random.fold_in(jax.random.key(fit.seed), stable_hash("fit", fit.name) % 2**32)
+
+
+@jax.jit
+def _zeros(state: FitState) -> FitSums:
+    return FitSums(grads=jax.tree.map(jnp.zeros_like, state.tree), loss=jnp.zeros(state.keys.shape, jnp.float32))
+
+
+def _row_keys(keys: jax.Array, step: jax.Array, places: jax.Array) -> jax.Array:
+    """Gives rows [B] keys of their own from their fits' keys."""
+    one = lambda key, place: jax.random.fold_in(jax.random.fold_in(key, step), place)
+    return jax.vmap(one)(keys, places)

@@ -1,0 +1,180 @@
+"""Many adapters trained at once become what each becomes alone, whatever their sizes, rates, dropout and devices."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import numpy as np
+import pytest
+
+from jaxmtl.adapters import rows
+from jaxmtl.adapters.lora import LoRA
+from jaxmtl.feed.shapes import Shapes
+from jaxmtl.models.initial import initial_arguments
+from jaxmtl.models.t5 import T5
+from jaxmtl.models.t5_config import T5Config
+from jaxmtl.partitioning import make_mesh, replicated
+from jaxmtl.training.fit_rows import Fit, Row, RowBatches, rows_of_step
+from jaxmtl.training.fits import FitProgram
+from jaxmtl.training.fitting import Schedule, fit_all
+from jaxmtl.types import InputError
+
+CONFIG = T5Config(
+    vocab_size=40,
+    embed_dim=12,
+    num_heads=3,
+    mlp_dim=20,
+    head_dim=5,
+    num_encoder_layers=1,
+    num_decoder_layers=2,
+    dropout_rate=0.1,
+)
+MODULE = T5(CONFIG)
+SCHEDULE = Schedule(epochs=2, batch_size=8, tokens=160, num_shapes=2)
+TOLERANCE = 1e-5
+"""Batches of other rows round sums in another order. Where a gradient is about 0 Adam makes much of its rounding: up to
+a step of the rate, 1e-3."""
+
+
+@pytest.fixture(scope="module")
+def params():
+    return nn.unbox(jax.jit(MODULE.init)(jax.random.key(0), **initial_arguments(MODULE))["params"])
+
+
+def make_fit(number, count, rate=1e-3):
+    draw = np.random.default_rng(number)
+    ids = lambda low, high: draw.integers(2, 40, draw.integers(low, high)).tolist()
+    texts = [(ids(3, 20), ids(1, 6)) for _ in range(count)]
+    inputs, targets = zip(*texts, strict=True) if texts else ((), ())
+    return Fit(name=f"task{number}", inputs=inputs, targets=targets, learning_rate=rate, seed=number)
+
+
+FITS = [make_fit(0, 5), make_fit(1, 0), make_fit(2, 13, 3e-3), make_fit(3, 21)]
+
+
+def assert_same(one, other):
+    np.testing.assert_allclose(one.losses, other.losses, atol=TOLERANCE)
+    for a, b in zip(jax.tree.leaves(one.adapter.tree), jax.tree.leaves(other.adapter.tree), strict=True):
+        np.testing.assert_allclose(a, b, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_together_equals_alone(params, dropout):
+    lora = LoRA(rank=3, alpha=6.0, dropout=dropout)
+    before = jax.tree.map(np.array, params)
+    together = fit_all(MODULE, params, FITS, lora, SCHEDULE)
+    for number in (0, 2):
+        assert_same(together[number], fit_all(MODULE, params, [FITS[number]], lora, SCHEDULE)[0])
+    assert [len(found.losses) for found in together] == [2, 0, 4, 6]
+    for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(before), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_losses_fall(params):
+    found = fit_all(MODULE, params, [make_fit(0, 8, 3e-2)], LoRA(rank=3), dataclasses.replace(SCHEDULE, epochs=8))[0]
+    assert found.losses[-1] < found.losses[0] - 0.5
+
+
+def test_groups_and_batch_sizes_of_the_machine_change_nothing(params):
+    lora = LoRA(rank=3, alpha=6.0, dropout=0.3)
+    together = fit_all(MODULE, params, FITS, lora, SCHEDULE)
+    in_groups = dataclasses.replace(SCHEDULE, most_fits=2, tokens=90, num_shapes=1)
+    for one, other in zip(together, fit_all(MODULE, params, FITS, lora, in_groups), strict=True):
+        assert_same(one, other)
+
+
+def test_eight_devices_equal_one(params):
+    lora = LoRA(rank=3, alpha=6.0, dropout=0.3)
+    fits = [*FITS, make_fit(4, 3)]
+    mesh = make_mesh(data=2, fsdp=2, devices=jax.devices()[:4])
+    placed = jax.device_put(params, replicated(mesh))
+    together = fit_all(MODULE, placed, fits, lora, SCHEDULE, mesh=mesh)
+    for one, other in zip(together, fit_all(MODULE, params, fits, lora, SCHEDULE), strict=True):
+        assert_same(one, other)
+
+
+def test_a_fit_without_examples_starts_as_it_would_and_changes_nothing(params):
+    found = fit_all(MODULE, params, [make_fit(1, 0)], LoRA(rank=3), SCHEDULE)[0]
+    assert len(found.losses) == 0
+    leaves = rows.stack([found.adapter.tree])["encoder"]["attention"]["query"]
+    assert np.abs(leaves["a"]).max() > 0 and not leaves["b"].any()
+
+
+def test_the_gradient_is_the_mean_over_the_batchs_target_tokens(params):
+    """The first loss is that of the plain model: all token losses of the batch, summed and divided by their number."""
+    fit = make_fit(0, 5)
+    found = fit_all(MODULE, params, [fit], LoRA(rank=3), dataclasses.replace(SCHEDULE, epochs=1))[0]
+    inputs = np.zeros((5, 20), np.int32)
+    targets = np.zeros((5, 6), np.int32)
+    for row, (source, target) in enumerate(zip(fit.inputs, fit.targets, strict=True)):
+        inputs[row, : len(source)], targets[row, : len(target)] = source, target
+    decoder_inputs = np.pad(targets[:, :-1], ((0, 0), (1, 0)))
+    logits = jax.jit(MODULE.apply)({"params": params}, inputs, decoder_inputs)
+    chosen = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), targets[..., None], axis=-1)[..., 0]
+    total = -sum(chosen[row, : len(target)].sum() for row, target in enumerate(fit.targets))
+    count = sum(map(len, fit.targets))
+    np.testing.assert_allclose(found.losses, [total / count], rtol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_fit(params):
+    fits = [make_fit(0, 5), make_fit(2, 13, np.inf)]
+    with pytest.raises(InputError, match="not finite at step .: task2"):
+        fit_all(MODULE, params, fits, LoRA(rank=3), SCHEDULE)
+
+
+def test_progress_counts_the_steps_of_all_fits(params):
+    told = []
+    fit_all(MODULE, params, FITS, LoRA(rank=3), SCHEDULE, progress=lambda *news: told.append(news))
+    assert told[-1] == (12, 12, "fitting") and [done for done, *_ in told] == [3, 6, 8, 10, 11, 12]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(dict(epochs=-1), "epochs is -1"), (dict(batch_size=0), "batch_size is 0"), (dict(most_fits=0), "most_fits 0")],
+)
+def test_bad_schedules_are_refused(change, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(SCHEDULE, **change)
+
+
+def test_a_mesh_that_splits_the_model_is_refused(params):
+    with pytest.raises(InputError, match="tensor=2"):
+        fit_all(MODULE, params, FITS, LoRA(rank=3), SCHEDULE, mesh=make_mesh(data=1, tensor=2))
+
+
+def test_steps_take_every_example_once_an_epoch_and_keep_the_last_batch():
+    steps = make_fit(3, 21).steps(2, 8)
+    assert [len(step) for step in steps] == [8, 8, 5, 8, 8, 5]
+    first, second = sum(steps[:3], []), sum(steps[3:], [])
+    assert sorted(first) == sorted(second) == list(range(21)) and first != second
+
+
+def test_every_row_is_in_one_batch_with_its_weight():
+    fits = [make_fit(0, 5), make_fit(2, 13)]
+    step = rows_of_step(fits, [fit.steps(1, 32) for fit in fits], 0)
+    batches = list(RowBatches(Shapes(pairs=[(8, 8), (24, 8)]), (4, 3), 0).cut([step]))
+    found = [
+        (int(slot), int(place), batch["inputs"][row][batch["inputs"][row] != 0].tolist())
+        for batch in batches
+        for row, (slot, place) in enumerate(zip(batch["slots"], batch["places"], strict=True))
+        if batch["loss_mask"][row].any()
+    ]
+    assert sorted(found) == sorted((row.slot, row.place, list(row.inputs)) for row in step)
+    sums = np.zeros(2)
+    for batch in batches:
+        np.add.at(sums, batch["slots"], batch["loss_mask"].sum(axis=1))
+    np.testing.assert_allclose(sums, 1.0, rtol=1e-6)
+
+
+def test_devices_get_their_own_rows_side_by_side():
+    shares = [[Row(0, 0, [5, 6], [7], 1.0)], [Row(1, 0, [8], [9], 0.5), Row(0, 0, [5], [6], 0.5)]]
+    (batch,) = RowBatches(Shapes(pairs=[(2, 1)]), (2,), 0).cut(shares)
+    assert batch["inputs"].shape == (4, 2)
+    assert batch["inputs"][0].tolist() == [5, 6] and batch["loss_mask"][:, 0].tolist() == [1.0, 0.0, 0.5, 0.5]
+
+
+def test_a_start_depends_on_seed_and_name_alone():
+    program = FitProgram(MODULE, LoRA(rank=2))
+    states = [program.start(fits).tree for fits in ([FITS[0], FITS[2]], [FITS[2]])]
+    for both, alone in zip(*map(jax.tree.leaves, states), strict=True):
+        np.testing.assert_array_equal(both[1], alone[0])
