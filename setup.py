@@ -64,7 +64,7 @@ setuptools.setup(
         "data": DATA,
         "beam": BEAM,
         "dev": DEV,
-        "parity": ["torch==2.13.0", "transformers>=5.23,<6"],
+        "parity": ["torch==2.13.0", "transformers>=5.23,<6", "peft>=0.17"],
     },
     entry_points={"console_scripts": ["jaxmtl=jaxmtl.main:main"]},
 )

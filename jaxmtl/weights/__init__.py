@@ -1,5 +1,6 @@
-"""Weights in and out: Hugging Face folders, T5X checkpoints, key tables per family, run folders."""
+"""Weights in and out: Hugging Face folders, T5X checkpoints, key tables per family, run folders, PEFT's adapters."""
 
+from jaxmtl.weights.peft_io import load_adapter, save_adapter
 from jaxmtl.weights.pretrained import (
     Pretrained,
     load_module,
@@ -17,9 +18,11 @@ from jaxmtl.weights.vocabulary import check_reads
 __all__ = [
     "Pretrained",
     "check_reads",
+    "load_adapter",
     "load_module",
     "load_pretrained",
     "resize_vocabulary",
+    "save_adapter",
     "save_pretrained",
     "save_t5x",
     "seed_of",

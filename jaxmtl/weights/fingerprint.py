@@ -13,7 +13,7 @@ _WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}
 _SEEDS = (0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F)
 
 
-def weights_hash(params: Any) -> str:
+def weights_hash(params: Any, dtype: str | None = None) -> str:
     """Hashes a parameter tree: paths, shapes, dtypes and every bit of every value.
 
     Sums of mixed words modulo 2^32 are computed where the arrays are, so that large models need not be copied and the
@@ -21,6 +21,7 @@ def weights_hash(params: Any) -> str:
 
     Args:
       params: any tree of arrays.
+      dtype: hashes them as they are in this dtype; None as they are.
 
     Returns:
       16 hexadecimal digits.
@@ -28,9 +29,9 @@ def weights_hash(params: Any) -> str:
     digest = hashlib.sha256()
     sums = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name, leaf = jax.tree_util.keystr(path, simple=True, separator="/"), jnp.asarray(leaf, dtype)
         digest.update(f"{name} {leaf.shape} {leaf.dtype}\n".encode())
-        sums.append(_sums(jnp.asarray(leaf)))
+        sums.append(_sums(leaf))
     for row in jax.device_get(sums):
         digest.update(np.ascontiguousarray(row, "<u4").tobytes())
     return digest.hexdigest()[:16]

@@ -145,7 +145,7 @@ def save_pretrained(folder: str | os.PathLike, pretrained: Pretrained) -> None:
       InputError: if a file cannot be written.
     """
     folder = pathlib.Path(folder)
-    family = _family_of(pretrained.config)
+    family = family_of(pretrained.config)
     table = family.key_table(pretrained.config)
     sizes = _sizes(table, pretrained.params)
     write_tensors(folder, sizes, key_table.to_theirs(table, pretrained.params))
@@ -164,8 +164,26 @@ def write_config(folder: str | os.PathLike, config: Any) -> None:
     Raises:
       InputError: if it cannot be written.
     """
-    text = json.dumps(_family_of(config).config_to_hf(config), indent=2, sort_keys=True)
+    text = json.dumps(family_of(config).config_to_hf(config), indent=2, sort_keys=True)
     write_whole(pathlib.Path(folder) / "config.json", text + "\n")
+
+
+def family_of(config: Any) -> ModuleType:
+    """Finds the key tables of a model.
+
+    Args:
+      config: a family's config.
+
+    Returns:
+      The family's module, one of `FAMILIES`.
+
+    Raises:
+      InputError: if the config is of no family.
+    """
+    for family in FAMILIES.values():
+        if isinstance(config, family.CONFIG):
+            return family
+    raise InputError(f"no family has configs of type {type(config).__name__}; known: {', '.join(FAMILIES)}")
 
 
 def resize_vocabulary(pretrained: Pretrained, rows: int) -> Pretrained:
@@ -204,7 +222,7 @@ def resize_vocabulary(pretrained: Pretrained, rows: int) -> Pretrained:
     is_boxed = lambda node: isinstance(node, nn.LogicallyPartitioned)
     params = jax.tree.map(fit, abstract_params(pretrained.module), params, is_leaf=is_boxed)
     config = dataclasses.replace(config, vocab_size=rows)
-    return Pretrained(config, _family_of(config).MODULE(config), params, pretrained.tokenizer)
+    return Pretrained(config, family_of(config).MODULE(config), params, pretrained.tokenizer)
 
 
 def _find(path: str | os.PathLike) -> pathlib.Path:
@@ -281,13 +299,6 @@ def _config_of_run(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
     raw = _raw_config(home)
     family = _family_named(raw, home)
     return family, family.config_from_hf(raw, str(home), dtype)
-
-
-def _family_of(config: Any) -> ModuleType:
-    for family in FAMILIES.values():
-        if isinstance(config, family.CONFIG):
-            return family
-    raise InputError(f"no family has configs of type {type(config).__name__}; known: {', '.join(FAMILIES)}")
 
 
 def _shardings(boxed: Any, mesh: Mesh | None) -> Any:

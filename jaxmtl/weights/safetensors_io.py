@@ -1,9 +1,10 @@
 """Safetensors folders, tensor by tensor: one `model.safetensors`, or shards named by `model.safetensors.index.json`."""
 
+import contextlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class TensorFolder:
                 raise InputError(f"{index}: shard {missing[0]} is not in the folder ({len(missing)} missing)")
             return file_of
         if (self.folder / SINGLE).exists():
-            with self._safe_open(SINGLE) as file:
+            with _opened(self.folder / SINGLE) as file:
                 return {name: SINGLE for name in file.keys()}
         raise InputError(f"{self.folder}: holds neither {SINGLE} nor {INDEX}{self._advice()}")
 
@@ -51,13 +52,6 @@ class TensorFolder:
         if any(self.folder.glob("*.bin")):
             return "; .bin files are pickles and are not opened: save them again as safetensors (transformers does)"
         return ""
-
-    def _safe_open(self, file: str) -> safetensors.safe_open:
-        path = self.folder / file
-        try:
-            return safetensors.safe_open(str(path), framework="numpy")
-        except (safetensors.SafetensorError, OSError) as error:
-            raise InputError(f"{path}: not a readable safetensors file ({error}); fetch it again") from error
 
     def names(self) -> set[str]:
         """Returns the names of all tensors."""
@@ -73,12 +67,44 @@ class TensorFolder:
 
     def _get(self, name: str, get: Callable[[safetensors.safe_open], Any]) -> Any:
         # Opened for each tensor: what was read of an open file stays in the process's memory until it is closed.
-        file = self._file_of[name]
-        try:
-            with self._safe_open(file) as opened:
-                return get(opened)
-        except (safetensors.SafetensorError, TypeError, ValueError) as error:  # numpy lacks some of the dtypes
-            raise InputError(f"{self.folder / file}: tensor {name} cannot be read ({error}); fetch it again") from error
+        path = self.folder / self._file_of[name]
+        with _opened(path) as opened, _readable(path, name):
+            return get(opened)
+
+
+def read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads a whole safetensors file.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Arrays by name, bfloat16 as `ml_dtypes.bfloat16`; and the texts that were written beside them.
+
+    Raises:
+      InputError: if it is no safetensors file or cannot be read.
+    """
+    tensors = {}
+    with _opened(path) as opened:
+        for name in opened.keys():
+            with _readable(path, name):
+                tensors[name] = opened.get_tensor(name)
+        return tensors, dict(opened.metadata() or {})
+
+
+def _opened(path: pathlib.Path) -> safetensors.safe_open:
+    try:
+        return safetensors.safe_open(str(path), framework="numpy")
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error}); fetch it again") from error
+
+
+@contextlib.contextmanager
+def _readable(path: pathlib.Path, name: str) -> Iterator[None]:
+    try:
+        yield
+    except (safetensors.SafetensorError, TypeError, ValueError) as error:  # numpy lacks some of the dtypes
+        raise InputError(f"{path}: tensor {name} cannot be read ({error}); fetch it again") from error
 
 
 def is_file_name(value: object) -> bool:
@@ -128,10 +154,25 @@ def write_tensors(
     stream = iter(tensors)
     for file, names in zip(files, shards, strict=True):
         part = {name: np.ascontiguousarray(array) for name, array in (next(stream) for _ in names)}
-        with explained(folder / file), replacing(folder / file) as partial:
-            safetensors.numpy.save_file(part, str(partial), {"format": "pt"})
+        write_file(folder / file, part)
     file_of = {name: file for file, names in zip(files, shards, strict=True) for name in names}
     _write_index(folder, sizes, file_of)
+
+
+def write_file(path: pathlib.Path, tensors: Mapping[str, np.ndarray], notes: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file that torch reads.
+
+    Args:
+      path: file to write or replace, once the new one is complete.
+      tensors: arrays by name.
+      notes: texts by name, written beside them.
+
+    Raises:
+      InputError: if it cannot be written.
+    """
+    part = {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    with explained(path), replacing(path) as partial:
+        safetensors.numpy.save_file(part, str(partial), {"format": "pt", **(notes or {})})
 
 
 def _write_index(folder: pathlib.Path, sizes: Mapping[str, int], file_of: Mapping[str, str]) -> None:

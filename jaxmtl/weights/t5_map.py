@@ -15,6 +15,8 @@ from jaxmtl.weights.key_table import Key, Tensors, embedding_rows
 MODULE = T5
 CONFIG = T5Config
 MODEL_TYPE = "t5"
+PREFIX = ""
+"""What names begin with; T5's are the same however it was saved."""
 SHARED, HEAD = "shared.weight", "lm_head.weight"
 IGNORED = {
     "encoder.embed_tokens.weight",
