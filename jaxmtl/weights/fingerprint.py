@@ -29,17 +29,18 @@ def weights_hash(params: Any, dtype: str | None = None) -> str:
     digest = hashlib.sha256()
     sums = []
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name, leaf = jax.tree_util.keystr(path, simple=True, separator="/"), jnp.asarray(leaf, dtype)
-        digest.update(f"{name} {leaf.shape} {leaf.dtype}\n".encode())
-        sums.append(_sums(leaf))
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        digest.update(f"{name} {leaf.shape} {dtype or leaf.dtype}\n".encode())
+        sums.append(_sums(jnp.asarray(leaf), dtype))
     for row in jax.device_get(sums):
         digest.update(np.ascontiguousarray(row, "<u4").tobytes())
     return digest.hexdigest()[:16]
 
 
-@jax.jit
-def _sums(leaf: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=1)
+def _sums(leaf: jax.Array, dtype: str | None) -> jax.Array:
     """Returns uint32 [4]: for each seed the sum of all words, each mixed with its position."""
+    leaf = leaf if dtype is None else leaf.astype(dtype)
     words = jax.lax.bitcast_convert_type(leaf, _WORDS[leaf.dtype.itemsize]).astype(jnp.uint32)
     position = jnp.zeros(leaf.shape, jnp.uint32)
     for axis in range(leaf.ndim):

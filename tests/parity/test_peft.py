@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import json
-import warnings
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,12 @@ from jaxmtl.adapters.lora import LoRA, init_adapter, merge
 from jaxmtl.models.trees import flat, nested
 from jaxmtl.weights import load_adapter, load_pretrained, save_adapter, save_pretrained
 
-pytestmark = pytest.mark.torch
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning"),  # PEFT reads it
+    # transformers 5 says that every T5 is tied; v1.1's is not.
+    pytest.mark.filterwarnings("ignore:Input and output embeddings are no longer tied after merging:UserWarning"),
+]
 
 VOCABULARY = 31
 INPUTS = np.random.default_rng(0).integers(5, VOCABULARY, (3, 6))
@@ -236,17 +240,12 @@ def our_adapter(pretrained, targets, scaling, of_one_a):
 
 
 def loaded_by_peft(base, folder):
-    """What PEFT makes of a folder; it warns of keys that are missing or left over, and warnings are errors."""
+    """What PEFT makes of a folder; where keys are missing or left over it warns, and warnings are errors."""
     import peft
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = peft.PeftModel.from_pretrained(base, str(folder)).eval()
-    assert not [warning for warning in caught if "keys" in str(warning.message)]
-    fresh = peft.PeftModel.from_pretrained(base, str(folder), adapter_name="again", is_trainable=True)
-    report = fresh.load_adapter(str(folder), adapter_name="again")
+    model = peft.PeftModel.from_pretrained(base, str(folder)).eval()
+    report = model.load_adapter(str(folder), adapter_name="default")
     assert not report.unexpected_keys and not [key for key in report.missing_keys if ".lora_" in key]
-    model.set_adapter("default")
     return model
 
 
@@ -260,9 +259,8 @@ def test_peft_loads_what_we_save_and_it_does_the_same_there(bases, ours, case, t
     model = loaded_by_peft(torch_base(bases, name), tmp_path)
     stored = safetensors.numpy.load_file(tmp_path / "adapter_model.safetensors")
     factors = {key.replace(".default", "") for key, _ in model.named_parameters() if ".lora_" in key}
-    assert {key for key in factors if ".again" not in key} == stored.keys()
+    assert factors == stored.keys()
     assert_close(our_logits(ours[name], name, adapter), torch_logits(model, name))
-    model.delete_adapter("again")
     assert_same_merged(model, ours[name], adapter, tmp_path / "merged")
 
 
@@ -280,5 +278,5 @@ def test_an_encoder_alone_has_the_paths_of_its_own_class(bases, tmp_path):
     model = loaded_by_peft(base, tmp_path / "adapter")
     with torch.no_grad():
         expected = model(input_ids=torch.tensor(INPUTS).long()).last_hidden_state.numpy()
-    apply = jax.jit(lambda params: pretrained.module.apply({"params": params}, inputs=INPUTS, method="encode"))
+    apply = jax.jit(lambda params: pretrained.module.apply({"params": params}, inputs=INPUTS))
     assert_close(np.asarray(apply(merge(pretrained.params, adapter))), expected)

@@ -53,3 +53,8 @@ def test_hash_is_the_same_on_a_mesh(pretrained):
         shardings = shardings_for(abstract_params(pretrained.module), make_mesh(**axes))
         placed = jax.device_put(pretrained.params, shardings)
         assert weights_hash(placed) == weights_hash(pretrained.params)
+
+
+def test_the_hash_in_another_dtype_is_that_of_the_cast_weights():
+    cast = jax.tree.map(lambda leaf: jnp.asarray(leaf / 3).astype(jnp.bfloat16), TREE)
+    assert weights_hash(jax.tree.map(lambda leaf: leaf / 3, TREE), "bfloat16") == weights_hash(cast)
