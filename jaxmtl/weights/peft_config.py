@@ -162,7 +162,7 @@ def _check_plain(raw: Mapping[str, Any], file: str) -> None:
         value = raw[name]
         if value is True or (isinstance(value, list | dict) and value):
             raise InputError(
-                f"{file}: {name[:40]} is {json.dumps(value)[:40]}; expected a plain LoRA, where it is off (null)"
+                f"{file}: {name[:40]!r} is {json.dumps(value)[:40]}; expected a plain LoRA, where it is off (null)"
             )
 
 

@@ -158,11 +158,12 @@ def _check_base(notes: Mapping[str, str], pretrained: Pretrained, where: str) ->
         return
     stored, rounded = notes[BASE], notes.get(ROUNDED_BASE, notes[BASE])
     is_rounded = stored == rounded or any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(pretrained.params))
-    hashed = weights_hash(pretrained.params, "bfloat16" if is_rounded else None)
-    if hashed != (rounded if is_rounded else stored):
+    wanted, dtype = (rounded, "bfloat16") if is_rounded else (stored, None)
+    hashed = weights_hash(pretrained.params, dtype)
+    if hashed != wanted:
         raise InputError(
-            f"{where}: is an adapter of weights with hash {(rounded if is_rounded else stored)[:16]}, this model's is"
-            f" {hashed}; load the model that it was trained on"
+            f"{where}: is an adapter of weights with hash {wanted[:16]!r}, this model's is {hashed!r};"
+            " load the model that it was trained on"
         )
 
 
@@ -190,7 +191,7 @@ def _check_modules(config: PeftConfig, layers: list[Linear], found: set[str], wh
 
 def _few(names: Collection[str]) -> str:
     rest = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(name[:120] for name in sorted(names)[:3]) + rest
+    return ", ".join(" ".join(name.split())[:120] for name in sorted(names)[:3]) + rest
 
 
 def _factors(

@@ -365,18 +365,18 @@ def refused(folder, model, message):
         (dict(peft_type="IA3"), "peft_type is 'IA3'; expected 'LORA'"),
         (dict(peft_type=...), "'peft_type' is missing"),
         (dict(target_modules=...), "'target_modules' is missing"),
-        (dict(use_dora=True), "use_dora is true; expected a plain LoRA"),
-        (dict(lora_bias=True), "lora_bias is true"),
+        (dict(use_dora=True), "'use_dora' is true; expected a plain LoRA"),
+        (dict(lora_bias=True), "'lora_bias' is true"),
         (dict(bias="lora_only"), "bias is 'lora_only'; expected 'none'"),
-        (dict(modules_to_save=["lm_head"]), "modules_to_save is .*lm_head"),
-        (dict(target_parameters=["x"]), "target_parameters is"),
-        (dict(trainable_token_indices=[3]), "trainable_token_indices is"),
-        (dict(trainable_token_indices={"embed_tokens": [3]}), "trainable_token_indices is"),
-        (dict(megatron_config={"x": 1}), "megatron_config is"),
-        (dict(layer_replication=[[0, 2]]), "layer_replication is"),
-        (dict(alora_invocation_tokens=[3]), "alora_invocation_tokens is"),
-        (dict(use_qalora=True), "use_qalora is true"),
-        (dict(a_later_invention={"x": 1}), "a_later_invention is"),
+        (dict(modules_to_save=["lm_head"]), "'modules_to_save' is .*lm_head"),
+        (dict(target_parameters=["x"]), "'target_parameters' is"),
+        (dict(trainable_token_indices=[3]), "'trainable_token_indices' is"),
+        (dict(trainable_token_indices={"embed_tokens": [3]}), "'trainable_token_indices' is"),
+        (dict(megatron_config={"x": 1}), "'megatron_config' is"),
+        (dict(layer_replication=[[0, 2]]), "'layer_replication' is"),
+        (dict(alora_invocation_tokens=[3]), "'alora_invocation_tokens' is"),
+        (dict(use_qalora=True), "'use_qalora' is true"),
+        (dict(a_later_invention={"x": 1}), "'a_later_invention' is"),
         *[
             (dict(init_lora_weights=kind), f"init_lora_weights is '{kind}', which changes the base's weights")
             for kind in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "mica")
@@ -421,6 +421,7 @@ NARROW, WIDE = np.zeros((2, 5), np.float32), np.zeros((2, 6), np.float32)
         ({theirs(0, "q_proj", "A"): WIDE[0]}, r"has shape \(6,\)"),
         ({theirs(0, "q_proj", "magnitude_vector"): WIDE}, "holds .*magnitude_vector.*; a plain LoRA has"),
         ({"base_model.model.lm_head.weight": WIDE}, "holds .*lm_head.weight; a plain LoRA has"),
+        ({"two\nlines.lora_A.weight": WIDE}, "holds two lines.lora_A.weight; a plain LoRA has"),
         ({"q_proj.lora_A.weight": WIDE}, "holds q_proj.lora_A.weight; a plain LoRA has"),
         ({theirs(2, "q_proj", "A"): WIDE, theirs(2, "q_proj", "B"): WIDE}, "no linear layer .*layers.2.self_attn"),
         ({"base_model.model.lm_head.lora_A.weight": WIDE}, "no linear layer lm_head; is it another's"),
@@ -460,7 +461,7 @@ def test_an_adapter_of_other_weights_is_refused(models, tmp_path):
     leaves = flat(model.params)
     leaves["token_embedding/embedding"] += 1e-3
     other = dataclasses.replace(model, params=nested(leaves))
-    refused(tmp_path, other, "is an adapter of weights with hash .{16}, this model's is")
+    refused(tmp_path, other, "is an adapter of weights with hash '.{16}', this model's is")
     refused(tmp_path, models["bart"], "is an adapter of a model of type 'opt'; this one is 'bart'")
 
 
