@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxmtl.adapters.lora import Adapter, LoRA
-from jaxmtl.evals.requests import mesh_of
+from jaxmtl.evals.requests import Ids, mesh_of
 from jaxmtl.feed.tokenise import Preprocessing, tokenise_examples
 from jaxmtl.tasks.fewshot import seeded_subset
 from jaxmtl.tasks.prompts import tk_instruct
@@ -34,6 +34,12 @@ class Setting:
     shots: int | None = None
     seed: int = 0
     learning_rate: float = 1e-3
+
+    @property
+    def label(self) -> str:
+        """A name that is safe as a folder's, such as "5-shots_seed-0_rate-0.001"."""
+        shots = "all" if self.shots is None else self.shots
+        return f"{shots}-shots_seed-{self.seed}_rate-{self.learning_rate:g}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,13 +173,30 @@ def _fits(
         raise InputError("the model has no tokenizer; put spiece.model or tokenizer.json beside its config.json")
     examples: Sequence[Example] = task.examples if split is None else task.split(split)
     rows = tokenise_examples(task, examples, preprocessing, pretrained.tokenizer)
-    for setting in how:
-        if (setting.shots or 0) > len(examples):
-            raise InputError(f"task {task.name}: {setting.shots} shots asked for, but it has {len(examples)} examples")
-        chosen = seeded_subset(range(len(examples)), setting.shots, setting.seed, task.name, "shots")
-        inputs, targets = ([column[index] for index in chosen] for column in (rows.inputs, rows.targets))
-        rate = setting.learning_rate
-        yield Fit(name=task.name, inputs=inputs, targets=targets, learning_rate=rate, seed=setting.seed)
+    return (fit_of_rows(task.name, rows.inputs, rows.targets, setting) for setting in how)
+
+
+def fit_of_rows(name: str, inputs: Sequence[Ids], targets: Sequence[Ids], setting: Setting) -> Fit:
+    """Chooses the shots of a setting among a task's examples.
+
+    Args:
+      name: the task's name.
+      inputs: token ids of each example.
+      targets: token ids of each example.
+      setting: how the task is fitted.
+
+    Returns:
+      What is to be fitted.
+
+    Raises:
+      InputError: if the task has fewer examples than shots.
+    """
+    if (setting.shots or 0) > len(inputs):
+        raise InputError(f"task {name}: {setting.shots} shots asked for, but it has {len(inputs)} examples")
+    chosen = seeded_subset(range(len(inputs)), setting.shots, setting.seed, name, "shots")
+    own_inputs, own_targets = ([column[index] for index in chosen] for column in (inputs, targets))
+    rate = setting.learning_rate
+    return Fit(name=name, inputs=own_inputs, targets=own_targets, learning_rate=rate, seed=setting.seed)
 
 
 def _named_apart(tasks: Sequence[TaskSpec]) -> Sequence[TaskSpec]:

@@ -13,6 +13,9 @@ from jaxmtl.tasks.fewshot import seeded_order
 from jaxmtl.types import Batch, InputError
 
 
+Ids = Sequence[int] | np.ndarray
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fit:
     """One training set, and how something is fitted to it.
@@ -29,8 +32,8 @@ class Fit:
     """
 
     name: str
-    inputs: Sequence[Sequence[int]]
-    targets: Sequence[Sequence[int]]
+    inputs: Sequence[Ids]
+    targets: Sequence[Ids]
     learning_rate: float
     seed: int = 0
 
@@ -71,8 +74,8 @@ class Row:
 
     slot: int
     place: int
-    inputs: Sequence[int]
-    targets: Sequence[int]
+    inputs: Ids
+    targets: Ids
     weight: float
 
 

@@ -11,7 +11,11 @@ from jaxmtl.training.fits import FitProgram
 from jaxmtl.training.fitting import Schedule, fit_all
 from jaxmtl.weights import load_adapter, load_pretrained, save_adapter
 
-pytestmark = pytest.mark.torch
+pytestmark = [
+    pytest.mark.torch,
+    # PEFT looks at a property of transformers that has another name by now.
+    pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),
+]
 
 LORA = LoRA(rank=4, alpha=8.0)
 SCHEDULE = Schedule(epochs=10, batch_size=6, tokens=200, num_shapes=2)
@@ -38,7 +42,7 @@ def make_bart():
     heads = dict(encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=40, decoder_ffn_dim=40)
     none = dict(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
     config = transformers.BartConfig(
-        vocab_size=60, d_model=24, encoder_layers=1, decoder_layers=2, max_position_embeddings=40, **heads, **none
+        vocab_size=60, d_model=24, encoder_layers=1, decoder_layers=2, max_position_embeddings=40, init_std=0.2, **heads, **none
     )
     return transformers.BartForConditionalGeneration(config)
 
