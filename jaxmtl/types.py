@@ -96,7 +96,8 @@ class Record:
       value: the metric's value.
       n: number of examples behind the value.
       config_hash: hash of the operative config.
-      weights_hash: hash of the weights that were scored.
+      weights_hash: hash of the weights that were scored; where tasks have adapters of their own the model's, "+" and
+        the adapter's.
       git_hash: commit of the code, or "" outside a checkout.
       time: seconds since the epoch when it was written.
       decoding: method and options with which texts were generated, "" where none were or nobody wrote it down.

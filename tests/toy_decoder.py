@@ -68,8 +68,8 @@ def ask(decode, table, **options):
     """Decodes the inputs 0 ... n-1; returns each text up to its end token."""
     inputs = jnp.arange(len(table), dtype=jnp.int32)[:, None]
     streams = jnp.arange(len(table), dtype=jnp.uint32)
-    params = {"table": jnp.asarray(table)}
-    tokens = decode(ToyDecoder(), params, inputs, jnp.ones(inputs.shape, bool), streams, **options)
+    variables = {"params": {"table": jnp.asarray(table)}}
+    tokens = decode(ToyDecoder(), variables, inputs, jnp.ones(inputs.shape, bool), streams, **options)
     return [until_end(row) for row in jax.device_get(tokens).tolist()]
 
 

@@ -1,6 +1,7 @@
 """Which linear layers an adapter changes: presets and regular expressions over the paths of a model's kernels."""
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 
@@ -49,6 +50,12 @@ def kernels(module: nn.Module) -> dict[str, Kernel]:
     Returns:
       Path of each, such as "encoder/attention/query", and its sizes; layers that give the output are left out.
     """
+    return dict(_kernels(module))
+
+
+@functools.lru_cache(maxsize=8)
+def _kernels(module: nn.Module) -> dict[str, Kernel]:
+    """Reads the shapes once: tracing a model takes a tenth of a second, and adapters come by the hundred."""
     found = {}
     for path, boxed in flat(abstract_params(module)).items():
         if not path.endswith("/kernel") or path.partition("/")[0] in _OUTPUTS:

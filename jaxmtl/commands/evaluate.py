@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     import flax.linen as nn
     from jax.sharding import Mesh
 
+    from jaxmtl.adapters.lora import Adapter
     from jaxmtl.feed.store import TokenStore
     from jaxmtl.types import Scores
     from jaxmtl.weights import Pretrained
+
+    Adapters = Mapping[str, Adapter] | Adapter | None
 
 HELP = "score a model on tasks: NLL, ROUGE-L, exact match"
 TAKES_GIN = True
@@ -65,6 +68,7 @@ def evaluate(
     load: Callable[[], Loaded],
     run_dir: str | os.PathLike,
     score: "Callable[..., dict[str, Scores]]",
+    adapters: "Callable[[Pretrained], Adapters]" = lambda pretrained: None,
     study: str = "",
     config_hash: str = "",
     operative_text: Callable[[], str],
@@ -75,6 +79,7 @@ def evaluate(
       load: gives the model: `checkpoint` or `untrained` with its arguments bound.
       run_dir: where results go.
       score: `evals.runner.evaluate` with store, split and settings bound.
+      adapters: gives the model's adapters: `adapter_folders.load` with its arguments bound.
       study: study the records belong to.
       config_hash: hash of the config, for the records.
       operative_text: gives the config with all values used, written to `config.gin` unless there is one.
@@ -86,8 +91,10 @@ def evaluate(
 
     loaded = load()
     labels = Labels(study=study, seed=loaded.seed, step=loaded.step, config_hash=config_hash, git_hash=git_hash())
+    found = adapters(loaded.pretrained)
+    options = {} if found is None else {"adapters": found}
     with shown("evaluating") as update:
-        scores = score(loaded.pretrained, run_dir=run_dir, labels=labels, progress=update)
+        scores = score(loaded.pretrained, run_dir=run_dir, labels=labels, progress=update, **options)
     _keep_config(pathlib.Path(run_dir) / "config.gin", operative_text)
     return scores
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals import requests
 from jaxmtl.evals.decoding import Decoding
+from jaxmtl.evals.request_adapters import RequestAdapters, batch_variables, check_count, request_adapters
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
 from jaxmtl.models.decoding import generate as generate_tokens
 from jaxmtl.models.lengths import check_room
@@ -21,6 +23,7 @@ def generate(
     pretrained: Pretrained,
     inputs: Sequence[str],
     *,
+    adapter: Adapter | Sequence[Adapter] | None = None,
     max_tokens: int,
     method: str = "greedy",
     batch_size: int = BATCH_SIZE,
@@ -32,6 +35,7 @@ def generate(
     Args:
       pretrained: the model, with a tokenizer.
       inputs: [n] input texts; longer ones are cut, see `requests.encode_inputs`.
+      adapter: one for all inputs, or [n] one for each; none if None.
       max_tokens: most tokens of a generated text, the end token included.
       method: "greedy", "beam" or "sample".
       batch_size: inputs decoded at once; the result does not depend on it.
@@ -42,8 +46,9 @@ def generate(
       [n] texts without special tokens.
 
     Raises:
-      InputError: if `inputs` is not a list of texts, the model has no tokenizer, or an option is out of range.
-      UnknownNameError: if there is no such method or option.
+      InputError: if `inputs` is not a list of texts, the model has no tokenizer, an option is out of range, or an
+        adapter does not fit the model.
+      UnknownNameError: if there is no such method or option, or no layer that an adapter names.
     """
     known = [field.name for field in dataclasses.fields(Decoding)]
     for name in options:
@@ -51,8 +56,9 @@ def generate(
             raise unknown_name("option of decoding", name, known)
     decoding = Decoding(method=method, **options)
     ids = requests.encode_inputs(pretrained, inputs, max_input_tokens)
-    generated = generate_ids(pretrained, ids, max_tokens=max_tokens, decoding=decoding, batch_size=batch_size)
-    return decode_texts(pretrained, generated)
+    adapters = request_adapters(pretrained, adapter, len(ids))
+    how: dict[str, Any] = dict(max_tokens=max_tokens, decoding=decoding, batch_size=batch_size)
+    return decode_texts(pretrained, generate_ids(pretrained, ids, adapters=adapters, **how))
 
 
 def decode_texts(pretrained: Pretrained, rows: Sequence[Ids]) -> list[str]:
@@ -77,6 +83,7 @@ def generate_ids(
     pretrained: Pretrained,
     inputs: Sequence[Ids],
     *,
+    adapters: RequestAdapters | None = None,
     max_tokens: int,
     decoding: Decoding = GREEDY,
     streams: Sequence[int] | None = None,
@@ -88,6 +95,7 @@ def generate_ids(
     Args:
       pretrained: the model; it needs no tokenizer.
       inputs: [n] rows of token ids, special tokens included.
+      adapters: of the inputs, what `request_adapters` gave; none if None.
       max_tokens: most tokens generated for each.
       decoding: method and rules.
       streams: [n] numbers of each input's own stream of random numbers, below 2^32; what is drawn for an input depends
@@ -106,6 +114,7 @@ def generate_ids(
     forced = [[token] for token in (decoding.forced_first_id, decoding.forced_last_id) if token is not None]
     requests.check_ids(pretrained, forced, "forced token")
     requests.check_ids(pretrained, inputs, "input")
+    check_count(adapters, len(inputs))
     config, mesh = pretrained.config, requests.mesh_of(pretrained.params)
     check_room(config, map(len, inputs), [max_tokens] * len(inputs), "inputs")
     all_streams = np.array(range(len(inputs)) if streams is None else streams, np.uint32)
@@ -118,7 +127,8 @@ def generate_ids(
             mask = requests.mask_of([inputs[row] for row in rows], batch.shape)
             lines = np.pad(all_streams[rows], (0, num_rows - len(rows)), mode="edge")
             placed = (requests.place(array, mesh) for array in (batch, mask, lines))
-            tokens = generate_tokens(pretrained.module, pretrained.params, *placed, **options)
+            variables = batch_variables(pretrained, adapters, rows, num_rows)
+            tokens = generate_tokens(pretrained.module, variables, *placed, **options)
             for row, line in zip(rows, requests.fetch(tokens), strict=False):
                 results[row] = _before_end(line, config.eos_id)
             if on_batch is not None:

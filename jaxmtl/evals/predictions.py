@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals import files
 from jaxmtl.evals.decoding import Decoding
 from jaxmtl.evals.generation import decode_texts, generate_ids
+from jaxmtl.evals.request_adapters import request_adapters
 from jaxmtl.evals.requests import OnBatch
 from jaxmtl.evals.scoring import token_losses
 from jaxmtl.evals.summary import NLL
@@ -35,6 +37,7 @@ class Work:
       split: the split that they belong to.
       count: number of examples.
       key: hash of all that decides the predictions.
+      adapter: what the model is adapted to the task with; None for nothing.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Work:
     split: str
     count: int
     key: str
+    adapter: Adapter | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,7 +74,7 @@ def predict(
 
     Args:
       pretrained: the model, with a tokenizer.
-      chunk: the tasks.
+      chunk: the tasks; all of them have an adapter, or none.
       how: decoding, metrics and batch size.
       stage: gives for "score" and "generate" what is told after each batch how many examples it finished.
 
@@ -86,15 +90,18 @@ def predict(
         some_inputs, some_targets = work.examples.rows(range(work.count))
         inputs += some_inputs
         targets += some_targets
-    losses = token_losses(pretrained, inputs, targets, batch_size=how.batch_size, on_batch=stage("score"))
+    listed = [work.adapter for work in chunk for _ in range(work.count) if work.adapter is not None]
+    options: dict[str, Any] = dict(adapters=request_adapters(pretrained, listed or None, len(inputs)))
+    options |= dict(batch_size=how.batch_size)
+    losses = token_losses(pretrained, inputs, targets, on_batch=stage("score"), **options)
     generated = generate_ids(
         pretrained,
         inputs,
         max_tokens=how.max_tokens,
         decoding=how.decoding,
         streams=[_stream(work, row) for work in chunk for row in range(work.count)],
-        batch_size=how.batch_size,
         on_batch=stage("generate"),
+        **options,
     )
     columns = dict(
         inputs=decode_texts(pretrained, inputs),

@@ -1,8 +1,8 @@
 """Scores a model on the tasks of a token store: NLL, generated texts and their metrics, per task and category.
 
 Examples of all tasks are flattened, so that different tasks share a batch; a task's predictions are written as soon as
-all of its examples are done, and a restart skips what is finished: same task, same examples, same weights, same way of
-decoding. `scores.json` and `records.jsonl` are made from the predictions at the end.
+all of its examples are done, and a restart skips what is finished: same task, same examples, same weights and adapter,
+same way of decoding. `scores.json` and `records.jsonl` are made from the predictions at the end.
 """
 
 import dataclasses
@@ -15,17 +15,18 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxmtl.evals import files, predictions, summary
+from jaxmtl.adapters.lora import Adapter
+from jaxmtl.evals import files, predictions, summary, task_adapters
 from jaxmtl.evals.decoding import Decoding
 from jaxmtl.evals.predictions import Method, Row, Work
 from jaxmtl.evals.requests import BATCH_SIZE
 from jaxmtl.evals.summary import NLL, Labels
+from jaxmtl.evals.task_adapters import Adapted
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks.metrics import METRICS
 from jaxmtl.tasks.spec import check_task_name
 from jaxmtl.types import InputError, Progress, Scores, unknown_name
 from jaxmtl.weights import Pretrained, check_reads
-from jaxmtl.weights.fingerprint import weights_hash
 
 VERSION = 1
 """Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""
@@ -38,6 +39,7 @@ def evaluate(
     run_dir: str | os.PathLike,
     *,
     tasks: Sequence[str] | None = None,
+    adapters: Mapping[str, Adapter] | Adapter | None = None,
     metrics: Sequence[str] = tuple(METRICS),
     decoding: Decoding | None = None,
     max_tokens: int = 128,
@@ -55,6 +57,7 @@ def evaluate(
       split: split to score.
       run_dir: where to write; what it holds of the same evaluation is not computed again.
       tasks: names of tasks; all tasks of the split if None.
+      adapters: task name to the adapter that the task is scored with; or one for all tasks; none if None.
       metrics: names of text metrics, keys of `tasks.metrics.METRICS`.
       decoding: how texts are generated; greedily if None.
       max_tokens: most tokens of a generated text.
@@ -70,17 +73,17 @@ def evaluate(
 
     Raises:
       InputError: if the model has heads, a task has no example in the split, the store has another vocabulary,
-        the run folder holds results of another split, the weights give no finite NLL, or a file cannot be written.
-      UnknownNameError: if there is no such split, task or metric.
+        the run folder holds results of another split, an adapter does not fit the model, the weights give no finite
+        NLL, or a file cannot be written.
+      UnknownNameError: if there is no such split, task or metric, or no adapter of a task.
     """
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     pretrained = _with_tokenizer(pretrained, store)
     decoding = decoding or Decoding()
     how = Method(decoding=decoding, max_tokens=max_tokens, metrics=_known(metrics), batch_size=batch_size)
-    weights = weights_hash(pretrained.params)
-    words = dict(split=split, decoding=decoding.describe(), max_tokens=max_tokens)
-    settings = dict(words, metrics=how.metrics, weights_hash=weights)
-    work = _plan(store, split, tasks, max_examples, settings)
+    settings = dict(split=split, decoding=decoding.describe(), max_tokens=max_tokens, metrics=how.metrics)
+    adapted = task_adapters.of_tasks(pretrained, adapters, _names(store, split, tasks))
+    work = _plan(store, split, max_examples, settings, adapted)
     files.check_split(run_dir, split)
     scores = _agree({task.name: predictions.finished(run_dir, task, how.metrics) for task in work}, work, how.metrics)
     left = [task for task in work if task.name not in scores]
@@ -89,7 +92,7 @@ def evaluate(
             files.write_rows(files.prediction_file(run_dir, task.name), rows)
         scores[task.name] = predictions.means(task, rows, how.metrics)
     scores = {task.name: scores[task.name] for task in work}
-    summary.write(run_dir, scores, settings, labels)
+    summary.write(run_dir, scores, {**settings, **task_adapters.stated_hashes(adapters, adapted)}, labels)
     return scores
 
 
@@ -121,28 +124,39 @@ def _known(metrics: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(metrics))
 
 
-def _plan(
-    store: TokenStore, split: str, names: Sequence[str] | None, max_examples: int | None, settings: Mapping[str, Any]
-) -> list[Work]:
-    """Lists the tasks; finds what is wrong with any of them before the first is computed."""
-    names = store.task_names(split) if names is None else list(dict.fromkeys(names))
+def _names(store: TokenStore, split: str, tasks: Sequence[str] | None) -> list[str]:
+    """Returns the names of the tasks, each once; refuses those that the store does not have."""
+    names = list(store.task_names(split) if tasks is None else dict.fromkeys(tasks))
+    for name in names:
+        store.entry(name, split)
     if not names:
         raise InputError(f"split {split!r} of token store {store.folder}: no task to evaluate; expected at least one")
+    return names
+
+
+def _plan(
+    store: TokenStore,
+    split: str,
+    max_examples: int | None,
+    settings: Mapping[str, Any],
+    adapted: Mapping[str, Adapted],
+) -> list[Work]:
+    """Lists the tasks; finds what is wrong with any of them before the first is computed."""
     if max_examples is not None and max_examples < 1:
         raise InputError(f"max_examples is {max_examples}; expected at least 1, or None for all")
     vocabulary = store.manifest.vocabulary.fingerprint
     work = []
-    for name in names:
+    for name, own in adapted.items():
         entry = store.entry(name, split)
         check_task_name(name, f"token store {store.folder}")
         if entry.num_examples == 0:
             raise InputError(f"task {name}: split {split!r} is empty; leave the task out or cache examples for it")
         count = min(entry.num_examples, max_examples or entry.num_examples)
-        identity = dict(settings, version=VERSION, task=name, examples=entry.sha256, count=count, vocabulary=vocabulary)
-        key = files.key_of(identity)
+        made_from = dict(version=VERSION, task=name, examples=entry.sha256, count=count, vocabulary=vocabulary)
+        key = files.key_of({**settings, **made_from, "weights_hash": own.weights_hash})
         examples = store.examples(name, split)
         what = dict(name=name, category=entry.category, headline=entry.metric, split=split)
-        work.append(Work(examples=examples, count=count, key=key, **what))
+        work.append(Work(examples=examples, count=count, key=key, adapter=own.adapter, **what))
     return work
 
 

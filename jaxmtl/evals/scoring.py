@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals import requests
+from jaxmtl.evals.request_adapters import RequestAdapters, batch_variables, check_count, request_adapters
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
 from jaxmtl.models.lengths import check_room
 from jaxmtl.models.shifting import shift_right
@@ -32,6 +34,7 @@ def loss(
     inputs: Sequence[str],
     targets: Sequence[str],
     *,
+    adapter: Adapter | Sequence[Adapter] | None = None,
     batch_size: int = BATCH_SIZE,
     max_input_tokens: int = MAX_INPUT_TOKENS,
 ) -> np.ndarray:
@@ -41,6 +44,7 @@ def loss(
       pretrained: the model, with a tokenizer.
       inputs: [n] input texts; longer ones are cut, see `requests.encode_inputs`.
       targets: [n] target texts; never cut.
+      adapter: one for all inputs, or [n] one for each; none if None.
       batch_size: inputs scored at once; the result does not depend on it.
       max_input_tokens: most tokens of an input.
 
@@ -48,11 +52,14 @@ def loss(
       float64 [n], nats per target token, the end token included; empty for empty lists.
 
     Raises:
-      InputError: if the lists differ in length or hold something else than texts, or the model has no tokenizer.
+      InputError: if the lists differ in length or hold something else than texts, the model has no tokenizer, or an
+        adapter does not fit it.
+      UnknownNameError: if an adapter names a layer that the model does not have.
     """
     input_ids = requests.encode_inputs(pretrained, inputs, max_input_tokens)
     target_ids = requests.encode_targets(pretrained, targets)
-    losses = token_losses(pretrained, input_ids, target_ids, batch_size=batch_size)
+    adapters = request_adapters(pretrained, adapter, len(input_ids))
+    losses = token_losses(pretrained, input_ids, target_ids, adapters=adapters, batch_size=batch_size)
     return np.array([np.mean(row, dtype=np.float64) for row in losses], dtype=np.float64)
 
 
@@ -61,6 +68,7 @@ def score_choices(
     inputs: Sequence[str],
     choices: Sequence[Sequence[str]],
     *,
+    adapter: Adapter | Sequence[Adapter] | None = None,
     normalise: bool = False,
     batch_size: int = BATCH_SIZE,
     max_input_tokens: int = MAX_INPUT_TOKENS,
@@ -71,6 +79,7 @@ def score_choices(
       pretrained: the model, with a tokenizer.
       inputs: [n] input texts, cut as in `loss`.
       choices: [n] lists of at least one choice; their numbers may differ.
+      adapter: as in `loss`.
       normalise: divides each sum by the choice's number of tokens, the end token included.
       batch_size: inputs scored at once; the result does not depend on it.
       max_input_tokens: most tokens of an input.
@@ -90,7 +99,8 @@ def score_choices(
     flat = iter(requests.encode_targets(pretrained, [text for row in choices for text in row]))
     choice_ids = [[next(flat) for _ in row] for row in choices]
     reduce = np.mean if normalise else np.sum
-    losses = choice_losses(pretrained, input_ids, choice_ids, batch_size=batch_size)
+    adapters = request_adapters(pretrained, adapter, len(input_ids))
+    losses = choice_losses(pretrained, input_ids, choice_ids, adapters=adapters, batch_size=batch_size)
     return [np.array([-reduce(row, dtype=np.float64) for row in rows]) for rows in losses]
 
 
@@ -99,6 +109,7 @@ def token_losses(
     inputs: Sequence[Ids],
     targets: Sequence[Ids],
     *,
+    adapters: RequestAdapters | None = None,
     batch_size: int = BATCH_SIZE,
     on_batch: OnBatch | None = None,
 ) -> list[np.ndarray]:
@@ -108,6 +119,7 @@ def token_losses(
       pretrained: the model; it needs no tokenizer.
       inputs: [n] rows of token ids, special tokens included.
       targets: [n] rows of token ids, special tokens included.
+      adapters: of the inputs, what `request_adapters` gave; none if None.
       batch_size: inputs scored at once.
       on_batch: told after each batch how many targets it scored.
 
@@ -119,7 +131,8 @@ def token_losses(
         room for an input and its target.
     """
     single = [[row] for row in targets]
-    return [rows[0] for rows in choice_losses(pretrained, inputs, single, batch_size=batch_size, on_batch=on_batch)]
+    options: dict[str, Any] = dict(adapters=adapters, batch_size=batch_size, on_batch=on_batch)
+    return [rows[0] for rows in choice_losses(pretrained, inputs, single, **options)]
 
 
 def choice_losses(
@@ -127,6 +140,7 @@ def choice_losses(
     inputs: Sequence[Ids],
     choices: Sequence[Sequence[Ids]],
     *,
+    adapters: RequestAdapters | None = None,
     batch_size: int = BATCH_SIZE,
     on_batch: OnBatch | None = None,
 ) -> list[list[np.ndarray]]:
@@ -136,6 +150,7 @@ def choice_losses(
       pretrained: the model.
       inputs: [n] rows of token ids.
       choices: [n] lists of rows of token ids.
+      adapters: of the inputs; all choices of an input share its adapter.
       batch_size: inputs scored at once.
       on_batch: told after each batch how many inputs it scored.
 
@@ -144,6 +159,7 @@ def choice_losses(
     """
     if len(inputs) != len(choices):
         raise InputError(f"{len(inputs)} inputs but {len(choices)} targets; expected as many")
+    check_count(adapters, len(inputs))
     requests.check_ids(pretrained, inputs, "input")
     requests.check_ids(pretrained, (ids for row in choices for ids in row), "target")
     longest = (max(map(len, row), default=0) for row in choices)
@@ -155,10 +171,11 @@ def choice_losses(
             num_rows = requests.padded_rows(len(rows), batch_size, mesh)
             batch = requests.pad([inputs[row] for row in rows], num_rows, pretrained.config.pad_id)
             mask = requests.mask_of([inputs[row] for row in rows], batch.shape)
-            read = encode(pretrained.module, pretrained.params, *(requests.place(x, mesh) for x in (batch, mask)))
+            variables = batch_variables(pretrained, adapters, rows, num_rows)
+            read = encode(pretrained.module, variables, *(requests.place(x, mesh) for x in (batch, mask)))
             for part in _parts([choices[row] for row in rows], num_rows):
                 targets = _pad_choices(part, num_rows, pretrained.config.pad_id)
-                nll = _nll(pretrained.module, pretrained.params, read, requests.place(targets, mesh))
+                nll = _nll(pretrained.module, variables, read, requests.place(targets, mesh))
                 for row, losses, kept in zip(rows, requests.fetch(nll), part, strict=False):
                     results[row] += [line[: len(ids)] for line, ids in zip(losses, kept, strict=False)]
             if on_batch is not None:
@@ -219,29 +236,29 @@ class Read:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode(module: nn.Module, params: Any, inputs: jax.Array, mask: jax.Array) -> Read:
+def encode(module: nn.Module, variables: Any, inputs: jax.Array, mask: jax.Array) -> Read:
     """Reads inputs once, for all their choices.
 
     Args:
       module: the model.
-      params: its parameters.
+      variables: its parameters, "params", and the adapters that the rows use, "lora", if there are any.
       inputs: int32 [B, S].
       mask: bool [B, S], True on real tokens.
 
     Returns:
       What targets are scored with.
     """
-    call = lambda method: module.apply({"params": params}, inputs, mask, method=method)
+    call = lambda method: module.apply(variables, inputs, mask, method=method)
     first: Any = call("first_tokens")
     return Read(memory=call("encode"), first_tokens=first, mask=mask)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _nll(module: nn.Module, params: Any, read: Read, targets: jax.Array) -> jax.Array:
+def _nll(module: nn.Module, variables: Any, read: Read, targets: jax.Array) -> jax.Array:
     """Returns float32 [B, C, T] of targets [B, C, T]."""
     num_inputs, num_choices, length = targets.shape
     rows = targets.reshape(num_inputs * num_choices, length)
     decoder_inputs = shift_right(rows, jnp.repeat(read.first_tokens, num_choices))
-    logits: Any = module.apply({"params": params}, decoder_inputs, read.memory, read.mask, method="decode")
+    logits: Any = module.apply(variables, decoder_inputs, read.memory, read.mask, method="decode")
     picked = jnp.take_along_axis(logits, rows[..., None], axis=-1)[..., 0]
     return (jax.nn.logsumexp(logits, axis=-1) - picked).reshape(targets.shape)

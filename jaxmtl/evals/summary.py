@@ -95,20 +95,21 @@ def records(scores: Mapping[str, Scores], settings: Mapping[str, Any], labels: L
 
     Args:
       scores: task name to scores.
-      settings: what was evaluated and how; "split" and "weights_hash" are used, and where texts were generated
-        "decoding" and "max_tokens".
+      settings: what was evaluated and how; "split" and "weights_hash" are used, "weights_hashes" by task where tasks
+        have adapters of their own, and where texts were generated "decoding" and "max_tokens".
       labels: where the values come from.
 
     Returns:
       The records, all with the present time.
     """
     where = dict(dataclasses.asdict(labels), time=time.time())
-    where |= {name: settings[name] for name in ("split", "weights_hash")}
+    where["split"], hashes = settings["split"], settings.get("weights_hashes", {})
     if "decoding" in settings:
         where["decoding"] = f"{settings['decoding']} max_tokens={settings['max_tokens']}"
     made = []
     for item in scores.values():
         what = dict(task=item.task, category=item.category, headline=item.headline, n=item.n)
+        what["weights_hash"] = hashes.get(item.task, settings["weights_hash"])
         made += [Record(metric=metric, value=value, **what, **where) for metric, value in item.metrics.items()]
     return made
 

@@ -39,7 +39,7 @@ class Generation:
 @functools.partial(jax.jit, static_argnames=("module", "how", "num_tokens"))
 def generate(
     module: nn.Module,
-    params: Any,
+    variables: Any,
     inputs: jax.Array,
     input_mask: jax.Array,
     streams: jax.Array,
@@ -52,7 +52,7 @@ def generate(
     Args:
       module: a model with `first_tokens`, `encode`, `start_cache`, `decode_step` and, for rules that read tokens,
         `prompt_tokens`.
-      params: its parameters.
+      variables: its parameters, "params", and the adapters that its rows use, "lora", if there are any.
       inputs: int32 [B, S].
       input_mask: bool [B, S], True on real tokens; a row without any ends at once.
       streams: uint32 [B], number of each row's own stream of random numbers.
@@ -64,7 +64,7 @@ def generate(
     """
     request = Request(
         module=module,
-        params=params,
+        variables=variables,
         inputs=inputs,
         input_mask=input_mask,
         max_tokens=how.max_tokens,
@@ -76,7 +76,7 @@ def generate(
 
 def greedy(
     module: nn.Module,
-    params: Any,
+    variables: Any,
     inputs: jax.Array,
     input_mask: jax.Array,
     *,
@@ -86,4 +86,4 @@ def greedy(
     """Takes the likeliest token at every position; arguments and result as in `generate`."""
     streams = jnp.zeros(inputs.shape[:1], jnp.uint32)
     how = Generation(max_tokens=max_tokens)
-    return generate(module, params, inputs, input_mask, streams, how=how, num_tokens=num_tokens)
+    return generate(module, variables, inputs, input_mask, streams, how=how, num_tokens=num_tokens)

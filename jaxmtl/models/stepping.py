@@ -19,7 +19,7 @@ class Request:
 
     Attributes:
       module: a model of any family.
-      params: its parameters.
+      variables: its parameters, and adapters if there are any.
       inputs: int32 [B, S].
       input_mask: bool [B, S], True on real tokens.
       max_tokens: T.
@@ -28,7 +28,7 @@ class Request:
     """
 
     module: nn.Module
-    params: Any
+    variables: Any
     inputs: jax.Array
     input_mask: jax.Array
     max_tokens: int
@@ -36,8 +36,8 @@ class Request:
     rules: tuple[Rule, ...]
 
     def call(self, method: str, *args: Any) -> Any:
-        """Calls a method of the module with the parameters."""
-        return self.module.apply({"params": self.params}, *args, method=method)
+        """Calls a method of the module with its variables."""
+        return self.module.apply(self.variables, *args, method=method)
 
     def is_empty(self) -> jax.Array:
         """Returns bool [B], True on inputs without any token."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxmtl.evals import files
+from jaxmtl.evals.task_adapters import ADAPTED
 from jaxmtl.training.draws import DRAWS_FILE
 from jaxmtl.types import InputError, Record, Scores
 
@@ -29,7 +30,7 @@ class Column:
       label: how it is called in tables; unique in its run.
       run: name of the run.
       step: optimiser step.
-      weights_hash: hash of the weights.
+      weights_hash: hash of the weights; "+" behind it where tasks have adapters of their own.
       scores: task name to scores.
       examples: task name to metric name to the values of all examples, in the unit of the scores; empty for states
         whose predictions were replaced by later ones.
@@ -200,15 +201,24 @@ def _predictions(folder: pathlib.Path, settings: Mapping[str, Any]) -> tuple[dic
 
 
 def _columns(records: Sequence[Record], settings: Mapping[str, Any], examples: Mapping[str, Any]) -> list[Column]:
-    """Groups records by the weights that they are about, in the order of their steps."""
+    """Groups records by the weights that they are about, in the order of their steps.
+
+    Tasks that have adapters of their own stand in one column of the model that they adapt.
+    """
+    own = settings.get("weights_hashes", {})
+    latest = (settings.get("step"), settings.get("weights_hash", "") + (ADAPTED if own else ""))
     states: dict[tuple[int, str], list[Record]] = {}
     for record in records:
-        states.setdefault((record.step, record.weights_hash), []).append(record)
+        weights, is_adapted, _ = record.weights_hash.partition(ADAPTED)
+        state = (record.step, weights + is_adapted)
+        if state != latest or own.get(record.task, record.weights_hash) == record.weights_hash:
+            states.setdefault(state, []).append(record)
     steps = [step for step, _ in states]
-    latest = (settings.get("step"), settings.get("weights_hash"))
     return [
         Column(
-            label=f"step {step}" if steps.count(step) == 1 else f"step {step}, weights {weights[:8]}",
+            label=f"step {step}"
+            if steps.count(step) == 1
+            else f"step {step}, weights {weights[:8]}{ADAPTED * weights.endswith(ADAPTED)}",
             run=about[0].run,
             step=step,
             weights_hash=weights,

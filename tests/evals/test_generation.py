@@ -58,7 +58,7 @@ def test_padding_rows_are_never_generated_even_where_the_model_prefers_them(pret
     ids = [pretrained.tokenizer.encode(text) for text in INPUTS]
     spoilt = dataclasses.replace(pretrained, params=params)
     padded = requests.pad(ids, 4, 0)
-    free = greedy(spoilt.module, params, padded, padded != 0, max_tokens=MAX_TOKENS)
+    free = greedy(spoilt.module, {"params": params}, padded, padded != 0, max_tokens=MAX_TOKENS)
     assert np.asarray(free).max() >= limit
     result = generation.generate_ids(spoilt, ids, max_tokens=MAX_TOKENS)
     assert all(row.max(initial=0) < limit for row in result)

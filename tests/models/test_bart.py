@@ -73,7 +73,7 @@ def test_logits_and_the_encoder_s_states_are_those_that_torch_gave():
 def test_greedy_tokens_are_those_that_torch_gave():
     module, params, arrays = golden()
     inputs = jnp.asarray(arrays["inputs"])
-    tokens = greedy(module, params, inputs, inputs != PAD, max_tokens=12)
+    tokens = greedy(module, {"params": params}, inputs, inputs != PAD, max_tokens=12)
     np.testing.assert_array_equal(np.asarray(tokens)[:, : arrays["greedy"].shape[1]], arrays["greedy"])
 
 

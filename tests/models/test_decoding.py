@@ -36,7 +36,7 @@ def ending():
     """Parameters that write the end token where the same with another head write `usual[0, 2]`; and `usual`."""
     tokens = jnp.ones((1, 1), jnp.int32)
     params = nn.unbox(jax.jit(T5(CONFIG).init)(jax.random.key(5), tokens, tokens)["params"])
-    usual = np.asarray(greedy(T5(CONFIG), params, jnp.asarray(INPUTS), SEEN, max_tokens=MAX_TOKENS))
+    usual = np.asarray(greedy(T5(CONFIG), {"params": params}, jnp.asarray(INPUTS), SEEN, max_tokens=MAX_TOKENS))
     end, third = CONFIG.eos_id, usual[0, 2]
     assert third not in usual[0, :2] and third not in usual[1:] and end not in usual, "choose another key"
     head = params["lm_head"]["kernel"]
@@ -46,7 +46,7 @@ def ending():
 
 def test_a_row_ends_with_the_end_token_and_padding_while_others_go_on(ending):
     params, usual = ending
-    tokens = greedy(T5(CONFIG), params, jnp.asarray(INPUTS), SEEN, max_tokens=MAX_TOKENS)
+    tokens = greedy(T5(CONFIG), {"params": params}, jnp.asarray(INPUTS), SEEN, max_tokens=MAX_TOKENS)
     expected = usual.copy()
     expected[0, 2:] = [CONFIG.eos_id] + [CONFIG.pad_id] * (MAX_TOKENS - 3)
     np.testing.assert_array_equal(tokens, expected)
@@ -56,7 +56,7 @@ def test_a_row_ends_with_the_end_token_and_padding_while_others_go_on(ending):
 def test_no_step_is_taken_once_all_rows_have_ended(ending, rows, steps):
     params, usual = ending
     CountedT5.steps = 0
-    tokens = greedy(CountedT5(CONFIG), params, jnp.asarray(INPUTS[rows]), SEEN[rows], max_tokens=MAX_TOKENS)
+    tokens = greedy(CountedT5(CONFIG), {"params": params}, jnp.asarray(INPUTS[rows]), SEEN[rows], max_tokens=MAX_TOKENS)
     jax.effects_barrier()
     assert CountedT5.steps == steps
     np.testing.assert_array_equal(tokens[0, :3], [*usual[0, :2], CONFIG.eos_id])

@@ -87,7 +87,7 @@ def test_logits_and_greedy_tokens_are_those_that_torch_gave(name):
     assert logits.dtype == jnp.float32
     # A bug in bias, norm or scaling is orders of magnitude above what another order of sums does.
     assert np.abs(logits - arrays["logits"])[mask].max() <= 1e-4 * np.abs(arrays["logits"][mask]).max()
-    tokens = greedy(module, params, arrays["inputs"], mask, max_tokens=arrays["greedy"].shape[1])
+    tokens = greedy(module, {"params": params}, arrays["inputs"], mask, max_tokens=arrays["greedy"].shape[1])
     np.testing.assert_array_equal(tokens, arrays["greedy"])
 
 

@@ -50,7 +50,9 @@ def test_texts_have_the_probabilities_that_the_table_gives():
     draws, how = 4000, Generation(max_tokens=2, method=Sampling(seed=3))
     inputs = jnp.zeros((draws, 1), jnp.int32)
     seen, streams = jnp.ones((draws, 1), bool), jnp.arange(draws, dtype=jnp.uint32)
-    tokens = np.asarray(generate(ToyDecoder(), {"table": jnp.asarray(TABLE)}, inputs, seen, streams, how=how))
+    tokens = np.asarray(
+        generate(ToyDecoder(), {"params": {"table": jnp.asarray(TABLE)}}, inputs, seen, streams, how=how)
+    )
     first = np.exp(log_softmax(TABLE[0, 0]))
     for token in range(V):
         if token == 1:
@@ -70,7 +72,7 @@ def test_a_text_depends_on_its_stream_and_the_seed_and_not_on_its_place():
     call = lambda rows, how: np.asarray(
         generate(
             ToyDecoder(),
-            {"table": jnp.asarray(TABLE)},
+            {"params": {"table": jnp.asarray(TABLE)}},
             jnp.zeros((len(rows), 1), jnp.int32),
             jnp.ones((len(rows), 1), bool),
             jnp.asarray(rows, jnp.uint32),

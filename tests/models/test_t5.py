@@ -63,7 +63,7 @@ def test_logits_are_those_that_torch_gave(name):
 @pytest.mark.parametrize("name", STYLES)
 def test_greedy_tokens_are_those_that_torch_gave(name):
     module, params, arrays = golden(name)
-    tokens = greedy(module, params, arrays["inputs"], arrays["inputs"] != 0, max_tokens=12)
+    tokens = greedy(module, {"params": params}, arrays["inputs"], arrays["inputs"] != 0, max_tokens=12)
     np.testing.assert_array_equal(np.asarray(tokens)[:, : arrays["greedy"].shape[1]], arrays["greedy"])
 
 
@@ -163,17 +163,17 @@ def test_greedy_takes_the_first_of_equals_and_never_a_padding_row(tiny):
     module, params = tiny
     seen = jnp.ones((2, 3), jnp.int32), jnp.ones((2, 3), bool)
     loud = jax.tree.map(jnp.zeros_like, params) | {"lm_head": {"kernel": jnp.zeros((12, 48))}}
-    tokens = greedy(module, loud, *seen, max_tokens=4)
+    tokens = greedy(module, {"params": loud}, *seen, max_tokens=4)
     assert tokens.tolist() == [[0] * 4] * 2  # all logits equal: the first id, which is padding, not the end
     head = params["lm_head"]["kernel"].at[:, 40:].multiply(1000.0)
-    tokens = greedy(module, params | {"lm_head": {"kernel": head}}, *seen, max_tokens=6, num_tokens=40)
+    tokens = greedy(module, {"params": params | {"lm_head": {"kernel": head}}}, *seen, max_tokens=6, num_tokens=40)
     assert int(tokens.max()) < 40
 
 
 def test_an_empty_row_ends_at_once(tiny):
     module, params = tiny
     inputs = jnp.array([[5, 6, 7], [0, 0, 0]])
-    tokens = greedy(module, params, inputs, inputs != 0, max_tokens=5)
+    tokens = greedy(module, {"params": params}, inputs, inputs != 0, max_tokens=5)
     assert tokens[1].tolist() == [0] * 5
     assert int(tokens[0, 0]) != 0
 

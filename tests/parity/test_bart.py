@@ -171,7 +171,7 @@ def test_greedy_generations_are_those_of_torch(pair):
     model, pretrained = pair
     inputs, _ = padded_batch(2, rows=6)
     reference = generated(model, inputs, 17)
-    tokens = np.asarray(greedy(pretrained.module, pretrained.params, inputs, inputs != PAD, max_tokens=17))
+    tokens = np.asarray(greedy(pretrained.module, {"params": pretrained.params}, inputs, inputs != PAD, max_tokens=17))
     np.testing.assert_array_equal(tokens[:, : reference.shape[1]], reference)
 
 
@@ -182,7 +182,7 @@ def test_the_released_models_way_of_generating_gives_the_tokens_of_torch(pair):
     reference = generated(model, inputs, 12, num_beams=4, no_repeat_ngram_size=3, use_cache=True)
     how = Generation(max_tokens=12, method=BeamSearch(num_beams=4), rules=(NoRepeatNgram(3),))
     streams = np.zeros(len(inputs), np.uint32)
-    tokens = generate(pretrained.module, pretrained.params, inputs, inputs != PAD, streams, how=how)
+    tokens = generate(pretrained.module, {"params": pretrained.params}, inputs, inputs != PAD, streams, how=how)
     np.testing.assert_array_equal(np.asarray(tokens)[:, : reference.shape[1]], reference)
 
 

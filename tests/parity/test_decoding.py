@@ -75,7 +75,7 @@ def torch_texts(model, inputs, **options):
 def our_texts(pretrained, inputs, method, *rules):
     how = Generation(max_tokens=MAX_TOKENS, method=method, rules=rules)
     streams = jnp.arange(len(inputs), dtype=jnp.uint32)
-    tokens = generate(pretrained.module, pretrained.params, inputs, inputs != 0, streams, how=how)
+    tokens = generate(pretrained.module, {"params": pretrained.params}, inputs, inputs != 0, streams, how=how)
     return [until_end(row) for row in np.asarray(tokens).tolist()]
 
 
@@ -146,7 +146,7 @@ def test_drawn_tokens_have_the_probabilities_of_torch(pair, inputs, options):
     )
     how = Generation(max_tokens=2, method=Sampling(seed=1, **options))
     rows, streams = np.repeat(prompt, draws, axis=0), jnp.arange(draws, dtype=jnp.uint32)
-    tokens = np.asarray(generate(pretrained.module, pretrained.params, rows, rows != 0, streams, how=how))
+    tokens = np.asarray(generate(pretrained.module, {"params": pretrained.params}, rows, rows != 0, streams, how=how))
 
     def probabilities(*written):
         with torch.no_grad():

@@ -184,7 +184,7 @@ def test_greedy_generations_are_those_of_torch(pair):
     )[:, 13:].numpy()
     for side in ("left", "right"):
         inputs, mask = padded(rows, 13, pretrained.config.pad_id, side), mask_of(rows, 13, side)
-        tokens = np.asarray(greedy(pretrained.module, pretrained.params, inputs, mask, max_tokens=17))
+        tokens = np.asarray(greedy(pretrained.module, {"params": pretrained.params}, inputs, mask, max_tokens=17))
         np.testing.assert_array_equal(tokens[:, : reference.shape[1]], reference)
 
 
@@ -209,7 +209,7 @@ def test_beam_texts_are_those_of_torch(pair, rules):
     )[:, 13:].numpy()
     how = Generation(max_tokens=12, method=BeamSearch(num_beams=4), rules=ours)
     inputs, mask = padded(rows, 13, pretrained.config.pad_id, "right"), mask_of(rows, 13, "right")
-    tokens = generate(pretrained.module, pretrained.params, inputs, mask, np.zeros(5, np.uint32), how=how)
+    tokens = generate(pretrained.module, {"params": pretrained.params}, inputs, mask, np.zeros(5, np.uint32), how=how)
     np.testing.assert_array_equal(np.asarray(tokens)[:, : reference.shape[1]], reference)
 
 

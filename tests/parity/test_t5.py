@@ -146,7 +146,7 @@ def test_greedy_generations_are_those_of_torch(pair):
         num_beams=1,
         use_cache=False,
     )[:, 1:].numpy()
-    tokens = np.asarray(greedy(pretrained.module, pretrained.params, inputs, inputs != 0, max_tokens=17))[
+    tokens = np.asarray(greedy(pretrained.module, {"params": pretrained.params}, inputs, inputs != 0, max_tokens=17))[
         :, : reference.shape[1]
     ]
     np.testing.assert_array_equal(tokens, reference)

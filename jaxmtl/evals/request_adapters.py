@@ -1,0 +1,142 @@
+"""Which request is answered with which adapter: requests of many adapters, so of many tasks, share a batch.
+
+Letters in shapes: N adapters, B rows, L layers (only where layers are stacked), R rank.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxmtl.adapters import rows as adapter_rows
+from jaxmtl.adapters.lora import Adapter, check_adapter
+from jaxmtl.evals import requests
+from jaxmtl.models.trees import flat, nested
+from jaxmtl.types import InputError
+from jaxmtl.weights import Pretrained
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RequestAdapters:
+    """Adapters on the devices, and the one that each request is answered with.
+
+    Attributes:
+      tree: leaves [N, L, in, R] and [N, L, R, out], the scale part of the latter; without N where one serves all.
+      index: int32 [n], the adapter of each request; None where one serves all.
+      mesh: devices that the tree is copied to; None for the default device.
+    """
+
+    tree: Any
+    index: np.ndarray | None
+    mesh: Mesh | None
+
+    def of_rows(self, rows: np.ndarray, num_rows: int) -> Any:
+        """Gives a batch its adapters.
+
+        Args:
+          rows: which requests the batch holds, at least one.
+          num_rows: rows B of the batch; those behind the requests repeat the first, as in `requests.pad`.
+
+        Returns:
+          The collection that a model reads: leaves [L, B, in, R] and [L, B, R, out]; without B where one serves all.
+        """
+        if self.index is None:
+            return self.tree
+        index = np.full(num_rows, self.index[rows[0]], np.int32)
+        index[: len(rows)] = self.index[rows]
+        return _gathered(self.tree, requests.place(index, self.mesh))
+
+
+def request_adapters(
+    pretrained: Pretrained, adapter: Adapter | Sequence[Adapter] | None, num_requests: int
+) -> RequestAdapters | None:
+    """Puts adapters on the devices of a model.
+
+    Args:
+      pretrained: the model.
+      adapter: one for all requests, or [n] one for each; an object that comes more than once is kept once. They may
+        differ in rank and in the layers that they change.
+      num_requests: n.
+
+    Returns:
+      The adapters; None if there are none.
+
+    Raises:
+      InputError: if there are not as many as requests, or one of them does not fit the model.
+      UnknownNameError: if one names a layer that the model does not have.
+    """
+    if adapter is None:
+        return None
+    listed = [adapter] if isinstance(adapter, Adapter) else list(adapter)
+    if not isinstance(adapter, Adapter) and len(listed) != num_requests:
+        raise InputError(f"{len(listed)} adapters for {num_requests} inputs; expected one for all, or one for each")
+    slots = {id(one): one for one in listed}
+    for one in slots.values():
+        check_adapter(one, pretrained.module)
+    if not slots:
+        return None
+    mesh = requests.mesh_of(pretrained.params)
+    trees = [one.collection() for one in slots.values()]
+    if len(trees) == 1:
+        return RequestAdapters(tree=_placed(trees[0], mesh), index=None, mesh=mesh)
+    place = {key: slot for slot, key in enumerate(slots)}
+    index = np.array([place[id(one)] for one in listed], np.int32)
+    return RequestAdapters(tree=_placed(_stacked(trees), mesh), index=index, mesh=mesh)
+
+
+def batch_variables(
+    pretrained: Pretrained, adapters: RequestAdapters | None, rows: np.ndarray, num_rows: int
+) -> dict[str, Any]:
+    """Returns what the module is applied to for a batch: the parameters, and the adapters of its rows.
+
+    Args:
+      pretrained: the model.
+      adapters: of all requests; None for none.
+      rows: which requests the batch holds.
+      num_rows: rows B of the batch.
+    """
+    return adapter_rows.variables(pretrained.params, None if adapters is None else adapters.of_rows(rows, num_rows))
+
+
+def check_count(adapters: RequestAdapters | None, num_requests: int) -> None:
+    """Refuses adapters of other requests.
+
+    Args:
+      adapters: of all requests; None for none.
+      num_requests: how many there are.
+
+    Raises:
+      InputError: if there are adapters for another number of requests.
+    """
+    if adapters is not None and adapters.index is not None and len(adapters.index) != num_requests:
+        raise InputError(f"adapters of {len(adapters.index)} requests for {num_requests} inputs; expected as many")
+
+
+@jax.jit
+def _gathered(tree: Any, index: jax.Array) -> Any:
+    return adapter_rows.collection(adapter_rows.take(tree, index))
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    """Stacks trees to leaves [N, ...], zero where one has a smaller rank or no such layer; N is one of few values."""
+    all_leaves = [flat(tree) for tree in trees]
+    stacks = {}
+    for path in sorted(set().union(*all_leaves)):
+        own = {slot: np.asarray(leaves[path]) for slot, leaves in enumerate(all_leaves) if path in leaves}
+        stack = np.zeros((requests.bucket(len(trees)), *_largest(leaf.shape for leaf in own.values())), np.float32)
+        for slot, leaf in own.items():
+            stack[slot][tuple(map(slice, leaf.shape))] = leaf
+        stacks[path] = stack
+    return nested(stacks)
+
+
+def _largest(shapes: Iterable[tuple[int, ...]]) -> tuple[int, ...]:
+    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
+
+
+def _placed(tree: Any, mesh: Mesh | None) -> Any:
+    """Puts a tree on the default device, or whole on every device of a mesh."""
+    return jax.device_put(tree) if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
