@@ -91,6 +91,6 @@ def one_adapter(folder: str | os.PathLike, pretrained: "Pretrained") -> "Adapter
     Returns:
       The adapter.
     """
-    from jaxmtl import weights
+    from jaxmtl.weights import load_adapter  # pyright: ignore[reportAttributeAccessIssue]
 
-    return weights.load_adapter(folder, pretrained)
+    return load_adapter(folder, pretrained)

@@ -1,12 +1,17 @@
 """`jaxmtl evaluate` as it is typed: what its records say about the weights, and the config that it keeps."""
 
+import dataclasses
 import json
+import pathlib
 import shutil
 
+import jax
 import pytest
 from short_runs import MODEL, evaluate_words
 
+from jaxmtl.adapters.lora import LoRA, init_adapter
 from jaxmtl.evals import files
+from jaxmtl.feed.store import TokenStore
 from jaxmtl.main import main
 
 
@@ -58,3 +63,59 @@ def test_the_config_of_a_training_stays(store, seed_3):
     before = (seed_3 / "config.gin").read_bytes()
     evaluate_checkpoint(store, seed_3, seed_3)
     assert (seed_3 / "config.gin").read_bytes() == before
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """A folder of two adapters; what is loaded is noted."""
+    loaded = []
+
+    def load_adapter(folder, pretrained):
+        loaded.append(folder.name if isinstance(folder, pathlib.Path) else folder)
+        adapter = init_adapter(pretrained.module, LoRA(rank=len(loaded)), jax.random.key(0))
+        return dataclasses.replace(adapter, tree=jax.tree.map(lambda leaf: leaf + 0.01, adapter.tree))
+
+    monkeypatch.setattr("jaxmtl.weights.load_adapter", load_adapter, raising=False)
+    for name in ("one", "other"):
+        (tmp_path / "adapters" / name).mkdir(parents=True)
+        (tmp_path / "adapters" / name / "adapter_config.json").write_text("{}")
+    return tmp_path / "adapters", loaded
+
+
+def hashes(run_dir):
+    return {one.task: one.weights_hash for one in files.read_records(run_dir / "records.jsonl")}
+
+
+def test_adapters_of_tasks_are_loaded_by_the_tasks_names(store, run_dir, folders, tmp_path):
+    folder, loaded = folders
+    tasks = sorted(TokenStore(store).task_names("test"))
+    for name, task in zip(("one", "other"), tasks, strict=False):
+        (folder / name).rename(folder / task)
+    evaluate_checkpoint(store, run_dir, tmp_path / "run", f"--gin.ADAPTERS={folder}", f"--gin.TASKS={tasks[1:2]!r}")
+    assert loaded == tasks[1:2]
+    evaluate_checkpoint(store, run_dir, tmp_path / "run", f"--gin.ADAPTERS={folder}", f"--gin.TASKS={tasks[:2]!r}")
+    found = hashes(tmp_path / "run")
+    assert list(found) == [tasks[1], tasks[0]]
+    models, adapters = zip(*(value.split("+") for value in found.values()), strict=True)
+    assert len(set(models)) == 1 and len(set(adapters)) == 2
+
+
+def test_one_adapter_serves_all_tasks(store, run_dir, folders, tmp_path):
+    evaluate_checkpoint(store, run_dir, tmp_path / "plain")
+    evaluate_checkpoint(store, run_dir, tmp_path / "adapted", "--gin.ADAPTER=somewhere/one")
+    assert folders[1] == ["somewhere/one"]
+    assert len(set(hashes(tmp_path / "adapted").values()) | set(hashes(tmp_path / "plain").values())) == 2
+
+
+def test_wrong_adapters_are_named(store, run_dir, folders, tmp_path, capsys):
+    folder, _ = folders
+    words = ["evaluate", "--gin_file=runs/evaluate.gin", f"--gin.CHECKPOINT={run_dir}"]
+    words += evaluate_words(store, tmp_path / "run", f"--gin.ADAPTERS={folder}")
+    task = TokenStore(store).task_names("test")[0]
+    for more, message in (
+        ([], f"unknown adapter of task '{task}'"),
+        (["--gin.ADAPTER=somewhere"], "give one of them"),
+        ([f"--gin.ADAPTERS={tmp_path / 'none'}"], "holds no folder TASK/adapter_config.json"),
+    ):
+        assert main([*words, *more]) in (1, 2)
+        assert message in capsys.readouterr().err

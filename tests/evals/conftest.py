@@ -1,13 +1,20 @@
+import dataclasses
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from jaxmtl.adapters.lora import LoRA, init_adapter
 from jaxmtl.feed.parts import Part
 from jaxmtl.feed.writer import Rows, StoreWriter
+from jaxmtl.models.gpt import GPT
+from jaxmtl.models.gpt_config import GPT2Config
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import T5Config
-from jaxmtl.tokenizers import train_sentencepiece
+from jaxmtl.tokenizers import load_tokenizer, train_sentencepiece
 from jaxmtl.weights import Pretrained
 
 SENTENCES = [
@@ -43,6 +50,34 @@ def pretrained(tokenizer):
     tokens = jnp.ones((1, 4), jnp.int32)
     params = jax.jit(module.init)(jax.random.key(0), tokens, tokens)["params"]
     return Pretrained(config=config, module=module, params=nn.unbox(params), tokenizer=tokenizer)
+
+
+@pytest.fixture(scope="session")
+def decoder_only(tmp_path_factory):
+    """A tiny GPT-2 whose vocabulary of letters pads with the end of a text and frames nothing."""
+    folder, end = tmp_path_factory.mktemp("letters"), 0
+    pieces = ["<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz", "Ġ"]
+    (folder / "vocab.json").write_text(json.dumps({piece: index for index, piece in enumerate(pieces)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    sizes = dict(vocab_size=32, embed_dim=16, num_heads=2, num_layers=2, mlp_dim=24, max_positions=32)
+    config = GPT2Config(**sizes, pad_id=end, eos_id=end, init_stddev=0.5)
+    module = GPT(config)
+    params = jax.jit(module.init)(jax.random.key(0), jnp.ones((1, 4), jnp.int32))["params"]
+    return Pretrained(config=config, module=module, params=nn.unbox(params), tokenizer=load_tokenizer(folder))
+
+
+@pytest.fixture(scope="session")
+def make_adapter():
+    """Makes adapters whose `b` is not zero."""
+
+    def make(pretrained, seed, rank=2, targets="q,v"):
+        empty = init_adapter(pretrained.module, LoRA(rank=rank, alpha=3.0, targets=targets), jax.random.key(seed))
+        leaves, treedef = jax.tree.flatten(empty.tree)
+        keys = jax.random.split(jax.random.key(seed), len(leaves))
+        draw = lambda key, leaf: np.asarray(jax.random.normal(key, leaf.shape) * 0.3)
+        return dataclasses.replace(empty, tree=jax.tree.unflatten(treedef, map(draw, keys, leaves)))
+
+    return make
 
 
 TASKS = {

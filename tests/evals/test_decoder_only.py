@@ -1,21 +1,13 @@
 """Scoring and generation of a decoder-only model whose vocabulary pads with the end of a text and frames nothing."""
 
-import json
-
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxmtl.evals import generation, requests, scoring
 from jaxmtl.feed.parts import Part
 from jaxmtl.feed.writer import Rows, StoreWriter
-from jaxmtl.models.gpt import GPT
-from jaxmtl.models.gpt_config import GPT2Config
-from jaxmtl.tokenizers import load_tokenizer
 from jaxmtl.types import InputError
-from jaxmtl.weights import Pretrained, check_reads
+from jaxmtl.weights import check_reads
 
 INPUTS = ["the cat sat", "a", "is water wet", "the cat sat on a mat"]
 CHOICES = [["yes", "no"], ["a cat", "", "mat"], ["yes"], ["no", "yes", "a mat", "the"]]
@@ -23,21 +15,8 @@ END = 0
 
 
 @pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("vocabulary")
-    pieces = ["<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz", "Ġ"]
-    (folder / "vocab.json").write_text(json.dumps({piece: index for index, piece in enumerate(pieces)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return load_tokenizer(folder)
-
-
-@pytest.fixture(scope="module")
-def pretrained(tokenizer):
-    sizes = dict(vocab_size=32, embed_dim=16, num_heads=2, num_layers=2, mlp_dim=24, max_positions=32)
-    config = GPT2Config(**sizes, pad_id=END, eos_id=END, init_stddev=0.5)
-    module = GPT(config)
-    params = jax.jit(module.init)(jax.random.key(0), jnp.ones((1, 4), jnp.int32))["params"]
-    return Pretrained(config=config, module=module, params=nn.unbox(params), tokenizer=tokenizer)
+def pretrained(decoder_only):
+    return decoder_only
 
 
 def one_by_one(pretrained, prompt, target):
@@ -83,7 +62,8 @@ def test_generation_takes_the_likeliest_token_of_the_whole_sequence(pretrained):
     assert len(generation.generate(pretrained, INPUTS, max_tokens=6)) == len(INPUTS)
 
 
-def test_texts_that_are_too_long_for_the_positions_are_refused(pretrained, tokenizer, tmp_path):
+def test_texts_that_are_too_long_for_the_positions_are_refused(pretrained, tmp_path):
+    tokenizer = pretrained.tokenizer
     with pytest.raises(InputError, match="row 1 has 31 input and 3 target tokens, the model has room for 33"):
         generation.generate(pretrained, ["a", "b" * 31], max_tokens=3)
     with pytest.raises(InputError, match="row 0 has 31 input and 3 target tokens"):

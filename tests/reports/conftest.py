@@ -12,7 +12,16 @@ VALUES = {"task_a": [0.0, 1.0], "task_b": [1.0, 1.0, 1.0, 0.0], "task_c": [0.25,
 
 
 def write_run(
-    folder, steps, name="toy", curves=True, headlines=HEADLINES, scale=0.1, config="c", weights="w{}", split="test"
+    folder,
+    steps,
+    name="toy",
+    curves=True,
+    headlines=HEADLINES,
+    scale=0.1,
+    config="c",
+    weights="w{}",
+    split="test",
+    adapters="",
 ):
     """Writes what training and evaluation leave behind; scores of step s are those in VALUES times s times scale."""
     for step in steps:
@@ -33,6 +42,8 @@ def write_run(
         labels = summary.Labels(run=name, seed=1, step=step, config_hash=config, git_hash="g")
         settings = dict(split=split, decoding="greedy", max_tokens=8, metrics=["rouge_l"])
         settings["weights_hash"] = weights.format(step)
+        if adapters:
+            settings["weights_hashes"] = {task: f"{weights.format(step)}+{adapters}-{task}" for task in TASKS}
         files.write_whole(folder / "scores.json", summary.scores_json(scores, settings, labels))
         files.append_records(folder / "records.jsonl", summary.records(scores, settings, labels))
     if curves:

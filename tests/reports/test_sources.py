@@ -36,6 +36,16 @@ def test_other_weights_of_the_same_step_have_a_column_of_their_own(make_run):
     assert [bool(column.examples) for column in run.columns] == [False, True]
 
 
+def test_tasks_with_adapters_of_their_own_share_a_column_beside_the_plain_model(make_run):
+    make_run(steps=(10,), weights="aaaaaaaaaa")
+    for adapters, scale in (("one", 0.05), ("other", 0.08), ("one", 0.05)):
+        run = sources.read_run(make_run(steps=(10,), weights="aaaaaaaaaa", scale=scale, adapters=adapters))
+    assert [column.label for column in run.columns] == ["step 10, weights aaaaaaaa", "step 10, weights aaaaaaaa+"]
+    # The last evaluation counts, though its records are older than those of the one before it.
+    assert [column.scores["task_a"].metrics["rouge_l"] for column in run.columns] == [50, 25]
+    assert [bool(column.examples) for column in run.columns] == [False, True]
+
+
 def test_an_evaluation_done_once_more_counts_though_its_records_are_older(make_run):
     for config, scale in (("a", 0.1), ("b", 0.05), ("a", 0.1)):
         folder = make_run(steps=(10,), config=config, scale=scale)
