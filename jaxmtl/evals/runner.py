@@ -72,16 +72,14 @@ def evaluate(
       per target token (of the store's target, end token included).
 
     Raises:
-      InputError: if the model has heads, a task has no example in the split, the store has another vocabulary,
-        the run folder holds results of another split, an adapter does not fit the model, the weights give no finite
-        NLL, or a file cannot be written.
+      InputError: if the model has heads, a task has no example in the split, the store has another vocabulary, the run
+        folder holds results of another split, an adapter does not fit, an NLL is not finite, or a file is not written.
       UnknownNameError: if there is no such split, task or metric, or no adapter of a task.
     """
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     pretrained = _with_tokenizer(pretrained, store)
-    decoding = decoding or Decoding()
-    how = Method(decoding=decoding, max_tokens=max_tokens, metrics=_known(metrics), batch_size=batch_size)
-    settings = dict(split=split, decoding=decoding.describe(), max_tokens=max_tokens, metrics=how.metrics)
+    how = Method(decoding=decoding or Decoding(), max_tokens=max_tokens, metrics=_known(metrics), batch_size=batch_size)
+    settings = dict(split=split, decoding=how.decoding.describe(), max_tokens=max_tokens, metrics=how.metrics)
     adapted = task_adapters.of_tasks(pretrained, adapters, _names(store, split, tasks))
     work = _plan(store, split, max_examples, settings, adapted)
     files.check_split(run_dir, split)
