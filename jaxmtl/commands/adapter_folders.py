@@ -91,6 +91,6 @@ def one_adapter(folder: str | os.PathLike, pretrained: "Pretrained") -> "Adapter
     Returns:
       The adapter.
     """
-    from jaxmtl.weights import load_adapter  # pyright: ignore[reportAttributeAccessIssue]
+    from jaxmtl.weights import load_adapter
 
     return load_adapter(folder, pretrained)
