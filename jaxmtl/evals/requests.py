@@ -43,8 +43,8 @@ def encode_inputs(pretrained: Pretrained, texts: Sequence[str], max_tokens: int 
     Raises:
       InputError: if the model has no tokenizer, `texts` is one string or holds something else than strings.
     """
-    tokenizer = _tokenizer_of(pretrained)
-    rows = tokenizer.encode_batch(_checked(texts))
+    tokenizer = tokenizer_of(pretrained)
+    rows = tokenizer.encode_batch(checked_texts(texts))
     return rows if max_tokens is None else [cut(ids, max_tokens, tokenizer.eos_token_id) for ids in rows]
 
 
@@ -61,17 +61,33 @@ def encode_targets(pretrained: Pretrained, texts: Sequence[str]) -> list[list[in
     Raises:
       InputError: as in `encode_inputs`.
     """
-    tokenizer = _tokenizer_of(pretrained)
-    return [ended(ids, tokenizer.eos_token_id) for ids in tokenizer.encode_batch(_checked(texts))]
+    tokenizer = tokenizer_of(pretrained)
+    return [ended(ids, tokenizer.eos_token_id) for ids in tokenizer.encode_batch(checked_texts(texts))]
 
 
-def _tokenizer_of(pretrained: Pretrained) -> Tokenizer:
+def tokenizer_of(pretrained: Pretrained) -> Tokenizer:
+    """Returns the model's tokenizer.
+
+    Args:
+      pretrained: the model.
+
+    Raises:
+      InputError: if it has none.
+    """
     if pretrained.tokenizer is None:
         raise InputError("the model has no tokenizer; put spiece.model or tokenizer.json beside its config.json")
     return pretrained.tokenizer
 
 
-def _checked(texts: Sequence[str]) -> list[str]:
+def checked_texts(texts: Sequence[str]) -> list[str]:
+    """Returns the texts as a list.
+
+    Args:
+      texts: what should be texts.
+
+    Raises:
+      InputError: if it is one string or holds something else than strings.
+    """
     if isinstance(texts, str):
         raise InputError(f"found one text {texts[:40]!r} where a list of texts was expected; write [text]")
     for number, text in enumerate(texts):

@@ -7,7 +7,7 @@ Letters in shapes: B inputs, C choices, S source length, T target length.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -27,6 +27,25 @@ from jaxmtl.weights import Pretrained
 
 MAX_TARGET_POSITIONS = 8192
 """Most target positions B·C·T in one step: 1 GB of float32 logits at 32128 rows."""
+
+
+@flax.struct.dataclass
+class Read:
+    """Inputs that a model has read.
+
+    Attributes:
+      memory: what the model keeps of them.
+      first_tokens: int32 [B], what precedes the first target of each.
+      mask: bool [B, S], True on real tokens.
+    """
+
+    memory: Any
+    first_tokens: jax.Array
+    mask: jax.Array
+
+
+Reader = Callable[[nn.Module, Any, jax.Array, jax.Array], Read]
+"""Reads inputs as `encode` does."""
 
 
 def loss(
@@ -93,14 +112,43 @@ def score_choices(
     Source: rank classification of T0 (Sanh et al. 2022): sums, no length normalisation; methods 3.3.
     """
     input_ids = requests.encode_inputs(pretrained, inputs, max_input_tokens)
+    choice_ids = encode_choices(pretrained, choices)
+    adapters = request_adapters(pretrained, adapter, len(input_ids))
+    losses = choice_losses(pretrained, input_ids, choice_ids, adapters=adapters, batch_size=batch_size)
+    return scores_of(losses, normalise=normalise)
+
+
+def encode_choices(pretrained: Pretrained, choices: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+    """Tokenises the choices of each input as targets are.
+
+    Args:
+      pretrained: the model; its tokenizer is used.
+      choices: [n] lists of at least one choice.
+
+    Returns:
+      Token ids of each input's choices.
+
+    Raises:
+      InputError: if an input has no choice or one that is no text, or the model has no tokenizer.
+    """
     for number, row in enumerate(choices):
         if isinstance(row, str) or len(row) == 0:
             raise InputError(f"choices of input {number} are {row!r}; expected a list of at least one text")
     flat = iter(requests.encode_targets(pretrained, [text for row in choices for text in row]))
-    choice_ids = [[next(flat) for _ in row] for row in choices]
+    return [[next(flat) for _ in row] for row in choices]
+
+
+def scores_of(losses: Sequence[Sequence[np.ndarray]], *, normalise: bool = False) -> list[np.ndarray]:
+    """Adds up the token losses of choices.
+
+    Args:
+      losses: for each input and each of its choices [T], nats.
+      normalise: divides each sum by T.
+
+    Returns:
+      For each input float64 [C], nats; higher is likelier.
+    """
     reduce = np.mean if normalise else np.sum
-    adapters = request_adapters(pretrained, adapter, len(input_ids))
-    losses = choice_losses(pretrained, input_ids, choice_ids, adapters=adapters, batch_size=batch_size)
     return [np.array([-reduce(row, dtype=np.float64) for row in rows]) for rows in losses]
 
 
@@ -141,6 +189,7 @@ def choice_losses(
     choices: Sequence[Sequence[Ids]],
     *,
     adapters: RequestAdapters | None = None,
+    reader: Reader | None = None,
     batch_size: int = BATCH_SIZE,
     on_batch: OnBatch | None = None,
 ) -> list[list[np.ndarray]]:
@@ -151,6 +200,7 @@ def choice_losses(
       inputs: [n] rows of token ids.
       choices: [n] lists of rows of token ids.
       adapters: of the inputs; all choices of an input share its adapter.
+      reader: reads the inputs of a batch; `encode` if None.
       batch_size: inputs scored at once.
       on_batch: told after each batch how many inputs it scored.
 
@@ -164,6 +214,7 @@ def choice_losses(
     requests.check_ids(pretrained, (ids for row in choices for ids in row), "target")
     longest = (max(map(len, row), default=0) for row in choices)
     check_room(pretrained.config, map(len, inputs), longest, "inputs and targets")
+    reader = reader or encode
     mesh = requests.mesh_of(pretrained.params)
     results: list[list[np.ndarray]] = [[] for _ in inputs]
     with requests.on_mesh(mesh):
@@ -172,7 +223,7 @@ def choice_losses(
             batch = requests.pad([inputs[row] for row in rows], num_rows, pretrained.config.pad_id)
             mask = requests.mask_of([inputs[row] for row in rows], batch.shape)
             variables = batch_variables(pretrained, adapters, rows, num_rows)
-            read = encode(pretrained.module, variables, *(requests.place(x, mesh) for x in (batch, mask)))
+            read = reader(pretrained.module, variables, *(requests.place(x, mesh) for x in (batch, mask)))
             for part in _parts([choices[row] for row in rows], num_rows):
                 targets = _pad_choices(part, num_rows, pretrained.config.pad_id)
                 nll = _nll(pretrained.module, variables, read, requests.place(targets, mesh))
@@ -218,21 +269,6 @@ def _pad_choices(choices: list[Sequence[Ids]], num_rows: int, pad_id: int) -> np
         for choice, ids in enumerate(texts):
             targets[row, choice, : len(ids)] = ids
     return targets
-
-
-@flax.struct.dataclass
-class Read:
-    """Inputs that a model has read.
-
-    Attributes:
-      memory: what the model keeps of them.
-      first_tokens: int32 [B], what precedes the first target of each.
-      mask: bool [B, S], True on real tokens.
-    """
-
-    memory: Any
-    first_tokens: jax.Array
-    mask: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=0)
