@@ -5,7 +5,7 @@ tasks, their order, the process or the version of a random number library. Longe
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from jaxmtl.tasks.spec import Demonstration
@@ -102,5 +102,45 @@ def demonstrations(
         raise InputError(
             f"task {task_name}: {count} demonstrations asked for example {example.id!r}, but its pool of {len(pool)} "
             f"has only {len(chosen)} different ones; ask for fewer or give a larger pool"
+        )
+    return tuple(Demonstration(inputs=other.inputs, output=other.targets[0]) for other in chosen)
+
+
+def task_demonstrations(
+    pool: Sequence[Example], queries: Iterable[Example], *, count: int, seed: int, task_name: str
+) -> tuple[Demonstration, ...]:
+    """Chooses demonstrations that all queries of a task share, so that what a model makes of them can be kept.
+
+    The queries themselves, others with their inputs, and repeats of a chosen input are left out. Depends only on the
+    arguments; with a larger count the same ones come first.
+
+    Args:
+      pool: examples that may be shown; normally the training or few-shot split.
+      queries: all examples that will be asked about.
+      count: how many demonstrations.
+      seed: the run's data seed.
+      task_name: the task's name.
+
+    Returns:
+      `count` demonstrations, each with the example's first target as output.
+
+    Raises:
+      InputError: if the pool has fewer different examples than asked for, or the count is negative.
+    """
+    if count < 0:
+        raise InputError(f"task {task_name}: {count} demonstrations asked for; expected 0 or more")
+    asked = list(queries)
+    taken, ids = {query.inputs for query in asked}, {query.id for query in asked}
+    chosen: list[Example] = []
+    for index in seeded_order(len(pool), seed, task_name, "task shots"):
+        if len(chosen) == count:
+            break
+        if pool[index].inputs not in taken and pool[index].id not in ids:
+            taken.add(pool[index].inputs)
+            chosen.append(pool[index])
+    if len(chosen) < count:
+        raise InputError(
+            f"task {task_name}: {count} demonstrations asked for, but its pool of {len(pool)} has only {len(chosen)} "
+            "different ones that are not asked about; ask for fewer or give a larger pool"
         )
     return tuple(Demonstration(inputs=other.inputs, output=other.targets[0]) for other in chosen)

@@ -1,3 +1,4 @@
+import dataclasses
 import subprocess
 import sys
 
@@ -102,3 +103,27 @@ def test_an_example_with_the_asked_ones_id_is_left_out():
 def test_empty_pool_is_refused():
     with pytest.raises(InputError, match="pool of 0"):
         fewshot.demonstrations([], pool_of("a")[0], count=1, seed=0, task_name="t")
+
+
+def test_demonstrations_of_a_task_are_none_of_its_queries():
+    pool = [Example(id=f"train-{i}", inputs=f"text {i % 8}", targets=(f"{i}",)) for i in range(20)]
+    queries = [Example(id="q", inputs="text 3", targets=("a",)), dataclasses.replace(pool[5], inputs="other")]
+    options = dict(seed=1, task_name="t")
+    shown = fewshot.task_demonstrations(pool, queries, count=6, **options)
+    inputs = [demonstration.inputs for demonstration in shown]
+    assert len(set(inputs)) == 6 and "text 3" not in inputs
+    assert fewshot.task_demonstrations(pool, reversed(queries), count=2, **options) == shown[:2]
+    assert fewshot.task_demonstrations(pool, queries, count=6, seed=2, task_name="t") != shown
+    assert fewshot.task_demonstrations(pool, queries, count=6, seed=1, task_name="u") != shown
+    assert fewshot.task_demonstrations([], [], count=0, **options) == ()
+    assert all(
+        demonstration.output != "5" for demonstration in fewshot.task_demonstrations(pool, queries, count=7, **options)
+    )
+
+
+def test_too_few_demonstrations_of_a_task_are_named():
+    pool = [Example(id="a", inputs="x", targets=("y",)), Example(id="b", inputs="x", targets=("y",))]
+    with pytest.raises(InputError, match="task t: 2 demonstrations asked for, but its pool of 2 has only 1"):
+        fewshot.task_demonstrations(pool, [], count=2, seed=0, task_name="t")
+    with pytest.raises(InputError, match="-1 demonstrations"):
+        fewshot.task_demonstrations(pool, [], count=-1, seed=0, task_name="t")
