@@ -47,7 +47,7 @@ parity: .venv/parity
 	$(BIN)/pytest -n 2 --dist loadfile -m 'torch or beam or long'
 
 bench: .venv/parity
-	for name in feed train decode start load; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in feed train decode rank start load; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv runs

@@ -79,7 +79,9 @@ def ours(folder: pathlib.Path, batches: list[list[list[int]]], beams: int) -> tu
     from jaxmtl.weights import load_pretrained
 
     pretrained = load_pretrained(folder)
-    options = dict(max_tokens=MAX_NEW, decoding=Decoding(method="beam", num_beams=beams) if beams > 1 else Decoding())
+    options: dict[str, Any] = dict(
+        max_tokens=MAX_NEW, decoding=Decoding(method="beam", num_beams=beams) if beams > 1 else Decoding()
+    )
 
     def generate(number: int) -> list[list[int]]:
         rows = generate_ids(pretrained, batches[number], batch_size=len(batches[number]), **options)

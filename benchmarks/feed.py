@@ -232,7 +232,7 @@ def _seqio(
             name, source=data_source, preprocessors=preprocessors, output_features=features, metric_fns=[]
         )
     seqio.MixtureRegistry.add("all", [(name, float(tokens.entry(name, "train").num_examples)) for name in names])
-    lengths = dict(zip(("inputs", "targets"), LIMITS, strict=True))
+    lengths: dict[str, int] = dict(zip(("inputs", "targets"), LIMITS, strict=True))
     mixture = seqio.get_mixture_or_task("all").get_dataset(lengths, "train", shuffle=True, seed=0)
     batches = iter(mixture.padded_batch(sizes.batch_size).as_numpy_iterator())
     next(batches)

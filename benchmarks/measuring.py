@@ -138,7 +138,7 @@ def rate(answers: Sequence[Answer], count: Callable[[Any], float] = float) -> fl
 
 def print_result(benchmark: str, figures: Mapping[str, Any], arguments: argparse.Namespace) -> None:
     """Prints the last line of a benchmark: one JSON object of the figures, settings and versions."""
-    rounded = {name: round(value, 3) if isinstance(value, float) else value for name, value in figures.items()}
+    rounded = {name: _rounded(value) if isinstance(value, float) else value for name, value in figures.items()}
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -148,3 +148,8 @@ def print_result(benchmark: str, figures: Mapping[str, Any], arguments: argparse
             {"benchmark": benchmark} | rounded | {"settings": vars(arguments), "versions": versions}, default=str
         )
     )
+
+
+def _rounded(value: float) -> float:
+    """Keeps three decimals, of small numbers three digits."""
+    return round(value, 3) if abs(value) >= 0.1 else float(f"{value:.3g}")

@@ -13,18 +13,31 @@ TASK_LISTS = {
     "train": ("train_tasks_held.txt", "splits/default/train_tasks.txt"),
     "test": ("test_tasks_held.txt", "splits/default/test_tasks.txt"),
 }
+NEEDED = {"sni": "tasks", "anli": "r1_dev.jsonl"}  # what the folder of a data set holds
 VOCABULARY_ROWS = 32128
 TOY_EXAMPLES = 100
 
 
-def make_parser(description: str | None) -> argparse.ArgumentParser:
-    """Returns a parser with the flags that every benchmark of a model has; `check` looks at them."""
+def make_parser(
+    description: str | None,
+    data: str = "sni",
+    folder: pathlib.Path = REAL_DATA / "sni",
+    content: str = "tasks/ and task lists",
+) -> argparse.ArgumentParser:
+    """Returns a parser with the flags that every benchmark of a model has; `check` looks at them.
+
+    Args:
+      description: what the benchmark does.
+      data: the real data, a key of `NEEDED`.
+      folder: where it usually is.
+      content: what the folder holds.
+    """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--full", action="store_true", help="measure the numbers to publish; takes many minutes")
-    parser.add_argument("--data", choices=("sni", "toy"), default="sni", help="real tasks, or the embedded ones")
-    parser.add_argument("--sni", default=REAL_DATA / "sni", type=pathlib.Path, help="folder with tasks/ and task lists")
+    parser.add_argument("--data", choices=(data, "toy"), default=data, help="real tasks, or the embedded ones")
+    parser.add_argument(f"--{data}", default=folder, type=pathlib.Path, help=f"folder with {content}")
     parser.add_argument(
-        "--vocabulary", default=REAL_DATA / "tokenizers" / "t5", type=pathlib.Path, help="T5's, for sni"
+        "--vocabulary", default=REAL_DATA / "tokenizers" / "t5", type=pathlib.Path, help=f"T5's, for {data}"
     )
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="cores that each side uses")
     parser.add_argument("--batch_size", type=int, default=16, help="rows of a batch")
@@ -36,12 +49,13 @@ def check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Non
     for package in ("torch", "transformers"):
         if importlib.util.find_spec(package) is None:
             parser.error(f"package {package} is missing; `make parity` installs what the benchmarks need")
-    if arguments.data == "sni":
-        for folder in (arguments.sni / "tasks", arguments.vocabulary):
-            if not folder.exists():
-                parser.error(
-                    f"{folder} is not there; give --sni and --vocabulary, or use the embedded tasks: --data toy"
-                )
+    if arguments.data == "toy":
+        return
+    for path in (getattr(arguments, arguments.data) / NEEDED[arguments.data], arguments.vocabulary):
+        if not path.exists():
+            parser.error(
+                f"{path} is not there; give --{arguments.data} and --vocabulary, or use the embedded tasks: --data toy"
+            )
 
 
 def make_store(
@@ -68,7 +82,7 @@ def make_store(
     from jaxmtl.feed import tokenise
     from jaxmtl.tasks import prompts
 
-    tasks, tokenizer = _tasks_and_tokenizer(arguments, folder, split, max_examples)
+    tasks, tokenizer = tasks_and_tokenizer(arguments, folder, split, max_examples)
     preprocessing = tokenise.Preprocessing(
         prompt=functools.partial(prompts.tk_instruct, num_positive=num_positive, max_tokens=limits[0]),
         max_input_tokens=limits[0],
@@ -82,7 +96,8 @@ def make_store(
     return folder / "store"
 
 
-def _tasks_and_tokenizer(arguments: argparse.Namespace, folder: pathlib.Path, split: str, max_examples: int) -> Any:
+def tasks_and_tokenizer(arguments: argparse.Namespace, folder: pathlib.Path, split: str, max_examples: int) -> Any:
+    """Returns tasks and tokenizer; arguments as in `make_store`, an embedded vocabulary is written to the folder."""
     from jaxmtl.commands import demo
     from jaxmtl.tasks import catalog, sni_selection
     from jaxmtl.tokenizers import load_tokenizer

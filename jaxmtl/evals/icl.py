@@ -107,7 +107,7 @@ def ensemble_losses(
     repeated = [row for row in choices for _ in shown]
     losses = scoring.choice_losses(pretrained, inputs, repeated, batch_size=batch_size)
     parts = (losses[start : start + len(shown)] for start in range(0, len(losses), len(shown)))
-    return [[np.mean(one, axis=0, dtype=np.float64) for one in zip(*part, strict=True)] for part in parts]
+    return [[np.stack(one).astype(np.float64).mean(axis=0) for one in zip(*part, strict=True)] for part in parts]
 
 
 def score_choices(

@@ -57,11 +57,10 @@ def read_demonstrations(
     requests.check_ids(pretrained, rows, "demonstration")
     check_room(config, map(len, rows), [0] * len(rows), "demonstrations")
     states = _encode_alone(pretrained, rows, batch_size)
-    if not states:
-        return Memory(states=np.zeros((0, config.embed_dim), np.float32), mask=np.zeros(0, bool))
-    packed = np.concatenate(states)
-    missing = requests.bucket(len(packed)) - len(packed)
-    return Memory(states=np.pad(packed, ((0, missing), (0, 0))), mask=np.pad(np.ones(len(packed), bool), (0, missing)))
+    packed = np.concatenate(states) if states else np.zeros((0, config.embed_dim), np.float32)
+    missing = requests.bucket(len(packed)) - len(packed) if states else 0
+    mask = np.pad(np.ones(len(packed), bool), (0, missing))
+    return Memory(*_on_all_devices(pretrained, np.pad(packed, ((0, missing), (0, 0))), mask))
 
 
 def reader_after(memory: Memory) -> scoring.Reader:

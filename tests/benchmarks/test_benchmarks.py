@@ -30,7 +30,7 @@ def sides():
     return importlib.import_module("sides")
 
 
-@pytest.mark.parametrize("name", ["train", "decode", "start", "load", "feed"])
+@pytest.mark.parametrize("name", ["train", "decode", "rank", "start", "load", "feed"])
 def test_help_is_printed_at_once(name):
     done = subprocess.run([sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--full" in done.stdout and not done.stderr
@@ -50,6 +50,10 @@ def test_missing_data_is_bad_usage_with_a_way_out(monkeypatch, capsys, tmp_path)
         workload.check(parser, parser.parse_args(["--sni", str(tmp_path)]))
     assert ended.value.code == 2 and "--data toy" in capsys.readouterr().err
     workload.check(parser, parser.parse_args(["--sni", str(tmp_path), "--data", "toy"]))
+    with pytest.raises(SystemExit):
+        parser = workload.make_parser("text", "anli", tmp_path)
+        workload.check(parser, parser.parse_args([]))
+    assert "r1_dev.jsonl is not there; give --anli" in capsys.readouterr().err
 
 
 def test_a_missing_peer_is_bad_usage(monkeypatch, capsys):
@@ -99,6 +103,8 @@ def test_the_last_line_is_one_json_object(measuring, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["benchmark"] == "train" and found["ratio"] == 1.235 and found["shapes"] == 3
     assert found["settings"] == {"sni": "folder", "full": False} and "jax" in found["versions"]
+    measuring.print_result("rank", {"max_difference": 1.23456e-6}, arguments)
+    assert json.loads(capsys.readouterr().out)["max_difference"] == 1.23e-6
 
 
 def test_both_sides_of_training_see_the_same_examples(tmp_path):
@@ -144,6 +150,24 @@ def test_prompts_to_decode_are_in_batches_longest_first(tmp_path):
     assert [len(batch) for batch in batches] == [4, 4, 2] and lengths == sorted(lengths, reverse=True)
 
 
+def test_examples_to_rank_are_in_batches_longest_first(tmp_path):
+    workload, rank = importlib.import_module("workload"), importlib.import_module("rank")
+    arguments = workload.make_parser("text", "anli").parse_args(["--data", "toy", "--batch_size", "4"])
+    batches = rank.make_batches(arguments, tmp_path, 10)
+    lengths = [len(ids) for inputs, _ in batches for ids in inputs]
+    assert [len(inputs) for inputs, _ in batches] == [4, 4, 2] and lengths == sorted(lengths, reverse=True)
+    assert all(len(choices) == 3 and min(map(len, choices)) > 1 for _, rows in batches for choices in rows)
+
+
+@pytest.mark.real_data
+def test_real_examples_to_rank_have_three_choices_and_no_end_token():
+    workload, rank = importlib.import_module("workload"), importlib.import_module("rank")
+    arguments = workload.make_parser("text", "anli", rank.ANLI).parse_args([])
+    rows = rank.anli_rows(arguments, 5)
+    assert len(rows) == 5
+    assert all(ids[-1] != 1 and [row[-1] for row in choices] == [1, 1, 1] for ids, choices in rows)
+
+
 @pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="only Linux tells peaks of memory")
 def test_loading_holds_no_second_copy(tmp_path):
     load = importlib.import_module("load")
@@ -171,3 +195,12 @@ def test_generation_is_the_same_as_that_of_torch(tmp_path):
     batches = decode.make_batches(workload.make_store(arguments, tmp_path, "test", 5, (64, 16)), 4, 2)
     figures = decode.compare(tmp_path / "model", 1, batches)
     assert figures["identical"] == 1.0 and figures["ratio"] > 0
+
+
+@pytest.mark.torch
+def test_choices_are_scored_as_by_torch(tmp_path):
+    workload, rank = importlib.import_module("workload"), importlib.import_module("rank")
+    arguments = workload.make_parser("text", "anli").parse_args(["--data", "toy", "--batch_size", "2"])
+    figures = rank.compare(tmp_path / "model", 1, rank.make_batches(arguments, tmp_path, 4))
+    assert figures["max_difference"] < rank.TOLERANCE
+    assert figures["ratio"] > 0 and figures["ratio_reuse"] > 0
