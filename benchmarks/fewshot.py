@@ -104,9 +104,8 @@ def orders(name: str, count: int, epochs: int) -> list[list[int]]:
 
 
 def ours(folder: pathlib.Path, tasks: list[Task], sizes: argparse.Namespace) -> tuple[Callable[[int], Any], Any]:
-    from jaxmtl.evals.request_adapters import request_adapters
-
     from jaxmtl.adapters.lora import LoRA
+    from jaxmtl.evals.request_adapters import request_adapters
     from jaxmtl.evals.scoring import token_losses
     from jaxmtl.training.fit_rows import Fit
     from jaxmtl.training.fitting import Schedule, fit_all

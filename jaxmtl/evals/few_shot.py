@@ -93,10 +93,14 @@ def evaluate(
     # One setting after the other: what is finished survives a stop, and hundreds of tasks fill a device anyway.
     for setting in few_shot.settings:
         folder = run_dir / setting.label
-        adapters = _adapters(pretrained, store, names, folder, few_shot, setting, progress) if setting.shots != 0 else None
+        adapters = (
+            _adapters(pretrained, store, names, folder, few_shot, setting, progress) if setting.shots != 0 else None
+        )
         own = dataclasses.replace(labels, run=f"{labels.run}/{setting.label}", seed=setting.seed)
         scores = score(pretrained, store, split, folder, tasks=names, adapters=adapters, labels=own, progress=progress)
-        found |= {f"{setting.label} {name}": dataclasses.replace(s, category=setting.label) for name, s in scores.items()}
+        found |= {
+            f"{setting.label} {name}": dataclasses.replace(s, category=setting.label) for name, s in scores.items()
+        }
     return found
 
 
@@ -142,9 +146,7 @@ def _finished(path: pathlib.Path, key: str) -> bool:
         return False  # not there, or damaged by hand: fitted again
 
 
-def _key(
-    pretrained: Pretrained, store: TokenStore, names: Sequence[str], few_shot: FewShot, setting: Setting
-) -> str:
+def _key(pretrained: Pretrained, store: TokenStore, names: Sequence[str], few_shot: FewShot, setting: Setting) -> str:
     schedule = dict(epochs=few_shot.schedule.epochs, batch_size=few_shot.schedule.batch_size)
     return files.key_of(
         dict(

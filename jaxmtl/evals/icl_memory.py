@@ -82,7 +82,9 @@ def _encode_alone(pretrained: Pretrained, rows: Sequence[Ids], batch_size: int) 
             batch = requests.pad([rows[row] for row in members], num_rows, pretrained.config.pad_id)
             mask = requests.mask_of([rows[row] for row in members], batch.shape)
             placed = (requests.place(array, mesh) for array in (batch, mask))
-            encoded = requests.fetch(scoring.encode(pretrained.module, variables(pretrained.params, None), *placed).memory)
+            encoded = requests.fetch(
+                scoring.encode(pretrained.module, variables(pretrained.params, None), *placed).memory
+            )
             for row, line in zip(members, encoded, strict=False):
                 states[row] = line[: len(rows[row])]
     return states

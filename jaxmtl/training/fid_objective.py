@@ -35,13 +35,18 @@ class FusionLoss:
     smoothing: Smoothing = no_smoothing
 
     def __call__(
-        self, module: nn.Module, params: Any, batch: Mapping[str, jax.Array], *, dropout_key: jax.Array | None = None
+        self,
+        module: nn.Module,
+        variables: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        *,
+        dropout_key: jax.Array | None = None,
     ) -> Losses:
         """Scores a batch.
 
         Args:
           module: an encoder-decoder.
-          params: its parameter tree.
+          variables: its parameters, {"params": tree}, and an adapter under "lora" if there is one.
           batch: `support_inputs` int32 [K, S], where K may be 0 and rows may be padding alone; `inputs` int32 [M, S],
             `targets` int32 [M, T], `loss_mask` float32 [M, T].
           dropout_key: key of dropout; None drops nothing.
@@ -54,7 +59,7 @@ class FusionLoss:
         """
         _check(batch)
         logits: Any = module.apply(
-            {"params": params},
+            variables,
             *(batch[name] for name in ("support_inputs", "inputs", "targets")),
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},

@@ -12,7 +12,6 @@ from jaxmtl.feed.shapes import Shapes, cheapest_shapes
 from jaxmtl.tasks.fewshot import seeded_order
 from jaxmtl.types import Batch, InputError
 
-
 Ids = Sequence[int] | np.ndarray
 
 

@@ -42,7 +42,14 @@ def make_bart():
     heads = dict(encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=40, decoder_ffn_dim=40)
     none = dict(dropout=0.0, attention_dropout=0.0, activation_dropout=0.0)
     config = transformers.BartConfig(
-        vocab_size=60, d_model=24, encoder_layers=1, decoder_layers=2, max_position_embeddings=40, init_std=0.2, **heads, **none
+        vocab_size=60,
+        d_model=24,
+        encoder_layers=1,
+        decoder_layers=2,
+        max_position_embeddings=40,
+        init_std=0.2,
+        **heads,
+        **none,
     )
     return transformers.BartForConditionalGeneration(config)
 

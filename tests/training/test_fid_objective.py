@@ -29,7 +29,7 @@ def params():
 
 
 def scored(params, batch, **options):
-    return jax.jit(lambda params, batch: FusionLoss(**options)(MODULE, params, batch))(params, batch)
+    return jax.jit(lambda params, batch: FusionLoss(**options)(MODULE, {"params": params}, batch))(params, batch)
 
 
 def test_losses_equal_a_loop_over_single_queries(params):
@@ -65,7 +65,7 @@ def test_padding_of_supports_changes_nothing(params):
 def test_gradients_flow_through_the_encoder_of_supports(params):
     def objective(table):
         changed = {**params, "token_embedding": {**params["token_embedding"], "embedding": table}}
-        return FusionLoss()(MODULE, changed, BATCH).objective.sum()
+        return FusionLoss()(MODULE, {"params": changed}, BATCH).objective.sum()
 
     table = params["token_embedding"]["embedding"]
     gradient = np.asarray(jax.jit(jax.grad(objective))(table))
@@ -83,13 +83,13 @@ def test_dropout_needs_its_key(params):
     module = T5(T5Config(**SIZES, num_encoder_layers=1, num_decoder_layers=1, dropout_rate=0.5))
     tokens = jnp.ones((1, 4), jnp.int32)
     own = nn.unbox(jax.jit(module.init)(jax.random.key(0), tokens, tokens)["params"])
-    run = jax.jit(lambda key: FusionLoss()(module, own, BATCH, dropout_key=key).loss.sum())
+    run = jax.jit(lambda key: FusionLoss()(module, {"params": own}, BATCH, dropout_key=key).loss.sum())
     one, same, other = (float(run(jax.random.key(seed))) for seed in (1, 1, 2))
     assert one == same != other
 
 
 def test_wrong_batches_are_named(params):
     with pytest.raises(InputError, match="needs 'support_inputs'"):
-        FusionLoss()(MODULE, params, {name: BATCH[name] for name in ("inputs", "targets", "loss_mask")})
+        FusionLoss()(MODULE, {"params": params}, {name: BATCH[name] for name in ("inputs", "targets", "loss_mask")})
     with pytest.raises(InputError, match="packed"):
-        FusionLoss()(MODULE, params, {**BATCH, "input_segments": BATCH["inputs"]})
+        FusionLoss()(MODULE, {"params": params}, {**BATCH, "input_segments": BATCH["inputs"]})
