@@ -65,6 +65,7 @@ def evaluate(
     few_shot: FewShot,
     score: Callable[..., dict[str, Scores]] = runner.evaluate,
     tasks: Sequence[str] | None = None,
+    adapters: None = None,
     labels: Labels | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Scores]:
@@ -78,6 +79,7 @@ def evaluate(
       few_shot: what is fitted, and how.
       score: scores one setting: `runner.evaluate` with its options bound.
       tasks: names of tasks; all tasks of the split if None.
+      adapters: refused: a fit begins with the plain model.
       labels: what the records say about the run; the setting is added to its name.
       progress: told what is done.
 
@@ -87,20 +89,20 @@ def evaluate(
     Raises:
       InputError: as `runner.evaluate` and `fit_all`, or if a task has too few examples or none in the split of the few.
     """
+    if adapters is not None:
+        raise InputError("few-shot fits begin with the plain model; give no ADAPTER, or merge it into a checkpoint")
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     names = store.task_names(split) if tasks is None else list(tasks)
     found = {}
     # One setting after the other: what is finished survives a stop, and hundreds of tasks fill a device anyway.
     for setting in few_shot.settings:
-        folder = run_dir / setting.label
-        adapters = (
-            _adapters(pretrained, store, names, folder, few_shot, setting, progress) if setting.shots != 0 else None
-        )
         own = dataclasses.replace(labels, run=f"{labels.run}/{setting.label}", seed=setting.seed)
-        scores = score(pretrained, store, split, folder, tasks=names, adapters=adapters, labels=own, progress=progress)
-        found |= {
-            f"{setting.label} {name}": dataclasses.replace(s, category=setting.label) for name, s in scores.items()
-        }
+        options: dict[str, Any] = dict(tasks=names, labels=own, progress=progress)
+        if setting.shots != 0:
+            options["adapters"] = _adapters(pretrained, store, names, run_dir, few_shot, setting, progress)
+        scores = score(pretrained, store, split, run_dir / setting.label, **options)
+        for name, one in scores.items():
+            found[f"{setting.label} {name}"] = dataclasses.replace(one, category=setting.label)
     return found
 
 
@@ -108,12 +110,13 @@ def _adapters(
     pretrained: Pretrained,
     store: TokenStore,
     names: Sequence[str],
-    folder: pathlib.Path,
+    run_dir: pathlib.Path,
     few_shot: FewShot,
     setting: Setting,
     progress: Progress | None,
 ) -> dict[str, Adapter]:
     """Loads the adapters of a setting, or fits and saves them."""
+    folder = run_dir / setting.label
     key = _key(pretrained, store, names, few_shot, setting)
     place = lambda name: folder / "adapters" / name
     if _finished(folder / FITS, key):

@@ -1,0 +1,77 @@
+"""Few-shot transfer from a store: fitted on one split, scored on another, resumed, and kept in PEFT's form."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from jaxmtl.adapters.lora import LoRA
+from jaxmtl.evals import few_shot
+from jaxmtl.evals.files import read_records
+from jaxmtl.evals.per_task import Setting, settings
+from jaxmtl.evals.request_adapters import request_adapters
+from jaxmtl.evals.scoring import token_losses
+from jaxmtl.training.fitting import Schedule
+from jaxmtl.types import InputError, UnknownNameError
+from jaxmtl.weights import load_adapter
+
+TASKS = ["task1_colour", "task2_wet"]
+HOW = few_shot.FewShot(
+    split="validation",
+    settings=settings(shots=(0, 2), learning_rates=(3e-2,)),
+    lora=LoRA(rank=2, alpha=4.0),
+    schedule=Schedule(epochs=8, batch_size=4, num_shapes=1),
+)
+PLAIN, FITTED = (setting.label for setting in HOW.settings)
+
+
+def run(pretrained, store, folder, how=HOW, **options):
+    score = lambda *given, **more: few_shot.runner.evaluate(*given, max_tokens=2, **more)
+    return few_shot.evaluate(pretrained, store, "test", folder, few_shot=how, score=score, tasks=TASKS, **options)
+
+
+def test_every_setting_is_fitted_scored_and_kept(pretrained, store, tmp_path, monkeypatch):
+    scores = run(pretrained, store, tmp_path)
+    assert set(scores) == {f"{label} {task}" for label in (PLAIN, FITTED) for task in TASKS}
+    for task in TASKS:
+        assert scores[f"{FITTED} {task}"].metrics["nll"] < scores[f"{PLAIN} {task}"].metrics["nll"] - 0.5
+        assert scores[f"{FITTED} {task}"].category == FITTED
+        # What was saved is what was scored.
+        adapter = load_adapter(tmp_path / FITTED / "adapters" / task, pretrained)
+        inputs, targets = store.examples(task, "test").rows(range(len(store.examples(task, "test"))))
+        adapters = request_adapters(pretrained, adapter, len(inputs))
+        losses = [row.mean() for row in token_losses(pretrained, inputs, targets, adapters=adapters)]
+        assert np.mean(losses) == pytest.approx(scores[f"{FITTED} {task}"].metrics["nll"], rel=1e-4)
+    records = read_records(tmp_path / FITTED / "records.jsonl")
+    assert {record.run for record in records} == {f"{tmp_path.name}/{FITTED}"}
+    fits = json.loads((tmp_path / FITTED / "fits.json").read_text())["tasks"]
+    assert [len(fits[task]["losses"]) for task in TASKS] == [8, 8]
+    assert not (tmp_path / PLAIN / "adapters").exists()
+
+    monkeypatch.setattr(few_shot, "fit_all", lambda *given, **more: pytest.fail("fitted again"))
+    assert run(pretrained, store, tmp_path) == scores
+
+
+def test_other_settings_are_fitted_anew(pretrained, store, tmp_path, monkeypatch):
+    asked = []
+    plain = few_shot.fit_all
+    monkeypatch.setattr(few_shot, "fit_all", lambda *given, **more: asked.append(given[2]) or plain(*given, **more))
+    once = dataclasses.replace(HOW, settings=HOW.settings[1:], schedule=Schedule(epochs=1, num_shapes=1))
+    run(pretrained, store, tmp_path, once)
+    run(pretrained, store, tmp_path, once)
+    assert len(asked) == 1
+    run(pretrained, store, tmp_path, dataclasses.replace(once, lora=LoRA(rank=1)))
+    assert len(asked) == 2 and [fit.name for fit in asked[1]] == TASKS
+
+
+def test_what_cannot_be_done_is_refused(pretrained, store, tmp_path):
+    with pytest.raises(InputError, match="none twice"):
+        few_shot.FewShot(split="validation", settings=[Setting(), Setting()])
+    with pytest.raises(InputError, match="task1_colour: 9 shots asked for, but it has 2 examples"):
+        run(pretrained, store, tmp_path, dataclasses.replace(HOW, settings=settings(shots=(9,))))
+    with pytest.raises(UnknownNameError, match="fewshot"):
+        run(pretrained, store, tmp_path, dataclasses.replace(HOW, split="fewshot"))
+    with pytest.raises(InputError, match="give no ADAPTER"):
+        run(pretrained, store, tmp_path, adapters="adapters")
+    assert not (tmp_path / FITTED).exists()
