@@ -44,10 +44,10 @@ test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
 parity: .venv/parity
-	XLA_FLAGS= $(BIN)/pytest -n 2 --dist loadfile -m 'torch or beam or long'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'torch or beam or long'
 
 bench: .venv/parity
 	for name in feed train fewshot decode rank start load; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs .pytest_cache

@@ -2,15 +2,25 @@ import os
 import pathlib
 import sys
 
-# Tests compile much and compute little: without LLVM's optimisations they take about half the time. Only machine code
-# changes, not the program; `make parity` sets the variable to nothing and tests what users run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-
 import hypothesis
 import jax
 import pytest
 
-REAL_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+REPOSITORY = pathlib.Path(__file__).parents[1]
+REAL_DATA = REPOSITORY.parent / "shared" / "data"
+
+# Tests compile much and compute little. Without LLVM's optimisations, which change machine code and not the program,
+# they take less time; and what one test has compiled, others and later runs take from pytest's cache folder. Processes
+# that tests start read the environment.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".pytest_cache" / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.05,
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": 0,
+}
+for name, value in CACHE.items():
+    os.environ[name] = str(value)
+    jax.config.update(name.lower(), value)
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))  # for packing_toy
 

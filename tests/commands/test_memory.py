@@ -44,6 +44,7 @@ def test_the_state_is_planned_without_a_store(capsys):
     assert found["all three"] == found["parameters"] + found["gradients"] + found["optimizer state"]
 
 
+@pytest.mark.long
 def test_a_step_is_compiled_for_given_lengths(capsys):
     text = output(capsys, LENGTHS)
     found = numbers(text)

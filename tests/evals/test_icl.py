@@ -152,6 +152,7 @@ def test_memory_holds_real_states_alone(pretrained):
     assert none.states.shape == (0, 16) and none.mask.shape == (0,)
 
 
+@pytest.mark.long
 def test_scores_are_the_same_on_a_mesh(pretrained):
     mesh = make_mesh(data=2, fsdp=2, tensor=2)
     placed = jax.device_put(pretrained.params, shardings_for(abstract_params(pretrained.module), mesh))

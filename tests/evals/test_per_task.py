@@ -28,6 +28,7 @@ def prompt(word):
     return f"Definition: say it.\n\nNow complete the following example -\nInput: the {word}.\nOutput: "
 
 
+@pytest.mark.long
 def test_an_adapter_for_each_task_lowers_its_own_loss(pretrained):
     adapters = fit_adapters(pretrained, TASKS, **LORA_OPTIONS, learning_rate=3e-2, epochs=6, batch_size=4)
     inputs, targets = [prompt("sky")] * 2, ["yes", "blue"]

@@ -53,7 +53,7 @@ def test_losses_equal_a_loop_over_single_queries(params):
 def test_without_supports_it_is_the_plain_objective(params, supports):
     options = dict(z_loss=0.1, smoothing=t5x_smoothing)
     found = scored(params, {**BATCH, "support_inputs": supports}, **options)
-    plain = jax.jit(lambda params, batch: EncoderDecoderLoss(**options)(MODULE, params, batch))
+    plain = jax.jit(lambda params, batch: EncoderDecoderLoss(**options)(MODULE, {"params": params}, batch))
     np.testing.assert_allclose(found.objective, plain(params, BATCH).objective, rtol=1e-5)
 
 

@@ -79,6 +79,7 @@ def test_microbatches_and_meshes_do_not_change_the_step(plain, options):
         np.testing.assert_allclose(mine.grad_norm, reference.grad_norm, rtol=1e-3)
 
 
+@pytest.mark.long
 def test_one_mixed_batch_is_learnt():
     mesh = make_mesh(data=1)
     plan = make_plan(module(), optim.adamw, constant(rate=0.02), mesh)
