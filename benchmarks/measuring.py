@@ -27,7 +27,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
 }
-PACKAGES = ("jax", "flax", "torch", "transformers", "seqio")
+PACKAGES = ("jax", "flax", "torch", "transformers", "peft", "seqio")
 STOP = None
 LOAD_AT_START = os.getloadavg()[0]  # processes that ran before: above a few tenths, others disturb what is measured
 

@@ -66,9 +66,7 @@ def with_dropout(tree: Any, keys: jax.Array, rate: float) -> Any:
         factor = leaves[f"{path}/a"]
         layers = factor.shape[:1] if factor.ndim > _STACKED else ()
         if layers:
-            own = jax.vmap(lambda layer, own=own: jax.vmap(jax.random.fold_in, (0, None))(own, layer))(
-                jnp.arange(*layers)
-            )
+            own = _of_layers(own, *layers)
         leaves |= {f"{path}/keys": jax.random.key_data(own), f"{path}/drop_rate": jnp.full(layers, rate, jnp.float32)}
     return nested(leaves)
 

@@ -20,11 +20,10 @@ from jaxmtl.evals.per_task import Setting, fit_of_rows
 from jaxmtl.evals.requests import mesh_of
 from jaxmtl.evals.summary import Labels
 from jaxmtl.feed.store import TokenStore
-from jaxmtl.files import write_whole
+from jaxmtl.files import explained, write_whole
 from jaxmtl.training.fitting import Fitted, Schedule, fit_all
 from jaxmtl.types import InputError, Progress, Scores
-from jaxmtl.weights import Pretrained, load_adapter, save_adapter
-from jaxmtl.weights.fingerprint import weights_hash
+from jaxmtl.weights import Pretrained, check_reads, load_adapter, save_adapter
 
 VERSION = 1
 """Counted up when the same settings would give other adapters, so that old ones are not taken for new ones."""
@@ -91,8 +90,11 @@ def evaluate(
     """
     if adapters is not None:
         raise InputError("few-shot fits begin with the plain model; give no ADAPTER, or merge it into a checkpoint")
+    if jax.process_count() > 1:
+        raise InputError(f"few-shot fits run in one process, on all its devices; here are {jax.process_count()}")
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     names = store.task_names(split) if tasks is None else list(tasks)
+    _check(pretrained, store, run_dir, split, few_shot.settings)
     found = {}
     # One setting after the other: what is finished survives a stop, and hundreds of tasks fill a device anyway.
     for setting in few_shot.settings:
@@ -104,6 +106,17 @@ def evaluate(
         for name, one in scores.items():
             found[f"{setting.label} {name}"] = dataclasses.replace(one, category=setting.label)
     return found
+
+
+def _check(
+    pretrained: Pretrained, store: TokenStore, run_dir: pathlib.Path, split: str, settings: Sequence[Setting]
+) -> None:
+    """Finds out before the first fit what scoring would refuse behind it."""
+    if getattr(pretrained.config, "heads", ()):
+        raise InputError("this model has heads and writes no texts: adapters cannot be fitted to its targets")
+    check_reads(pretrained.config, pretrained.tokenizer, store)
+    for setting in settings:
+        files.check_split(run_dir / setting.label, split)
 
 
 def _adapters(
@@ -128,10 +141,11 @@ def _adapters(
     options: dict[str, Any] = dict(mesh=mesh_of(pretrained.params), progress=progress)
     fitted = fit_all(pretrained.module, pretrained.params, fits, few_shot.lora, few_shot.schedule, **options)
     by_task = dict(zip(names, fitted, strict=True))
-    if jax.process_index() == 0:
-        for name, one in by_task.items():
-            save_adapter(place(name), one.adapter, pretrained)
-        write_whole(folder / FITS, _described(key, by_task, {fit.name: len(fit.inputs) for fit in fits}))
+    with explained(folder / FITS):
+        (folder / FITS).unlink(missing_ok=True)  # what it names is replaced, one adapter after the other
+    for name, one in by_task.items():
+        save_adapter(place(name), one.adapter, pretrained)
+    write_whole(folder / FITS, _described(key, by_task, {fit.name: len(fit.inputs) for fit in fits}))
     return {name: one.adapter for name, one in by_task.items()}
 
 
@@ -154,7 +168,7 @@ def _key(pretrained: Pretrained, store: TokenStore, names: Sequence[str], few_sh
     return files.key_of(
         dict(
             version=VERSION,
-            weights_hash=weights_hash(pretrained.params),
+            weights_hash=pretrained.hash,
             examples={name: store.entry(name, few_shot.split).sha256 for name in names},
             lora=dataclasses.asdict(few_shot.lora),
             schedule=schedule,

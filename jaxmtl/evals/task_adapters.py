@@ -46,7 +46,7 @@ def of_tasks(
       InputError: if an adapter does not fit the model; names the task.
       UnknownNameError: if a task has no adapter.
     """
-    weights, chosen = weights_hash(pretrained.params), _chosen(adapters, names)
+    weights, chosen = pretrained.hash, _chosen(adapters, names)
     slots: dict[int, list[str]] = {}
     for name, adapter in chosen.items():
         slots.setdefault(id(adapter), []).append(name)

@@ -53,4 +53,4 @@ def low_rank_update(x: jax.Array, update: LowRank) -> jax.Array:
 def _dropped(rows: jax.Array, keys: jax.Array, keep_rate: jax.Array) -> jax.Array:
     """Drops single values of [A, L, in]; what a position loses depends on its row's key and its place alone."""
     draw = lambda key: jax.random.bernoulli(jax.random.wrap_key_data(key), keep_rate, rows.shape[1:])
-    return rows * (jax.vmap(draw)(keys) / keep_rate).astype(rows.dtype)
+    return jnp.where(jax.vmap(draw)(keys), rows / keep_rate.astype(rows.dtype), 0)

@@ -125,12 +125,12 @@ class RowBatches:
         waiting = [sorted(share, key=self._cost_order) for share in shares]
         while any(waiting):
             shape = max(self._shape([share[-1]]) for share in waiting if share)
-            block = [share[-self.num_rows[shape] :] for share in waiting]
-            shape = self._shape([row for rows in block for row in rows])
             count = self.num_rows[shape]
-            block = [share[-count:] for share in waiting]
+            # What is taken may need a wider shape, whose batches may have fewer rows, but never gets more rows.
+            while (wider := self._shape([row for share in waiting for row in share[-count:]])) != shape:
+                shape, count = wider, min(count, self.num_rows[wider])
+            yield self._padded([share[-count:] for share in waiting], self.num_rows[shape], self.shapes.pairs[shape])
             waiting = [share[:-count] for share in waiting]
-            yield self._padded(block, count, self.shapes.pairs[shape])
 
     def _cost_order(self, row: Row) -> tuple[int, int, int]:
         return self._shape([row]), len(row.inputs), len(row.targets)

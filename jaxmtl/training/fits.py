@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxmtl.adapters import rows
 from jaxmtl.adapters.lora import SCALINGS, LoRA, init_tree, scaled
@@ -111,7 +111,7 @@ class FitProgram:
         Returns:
           The state; a fit's start depends on its seed and its name alone.
         """
-        return self._place(_start(self, jnp.stack([fit_key(fit) for fit in fits])))
+        return jax.device_put(_start(self, jnp.stack([fit_key(fit) for fit in fits])), self.place)
 
     def shapes(self, count: int) -> FitState:
         """Returns the shapes of a state of `count` fits; nothing is allocated."""
@@ -120,7 +120,7 @@ class FitProgram:
 
     def zeros(self, state: FitState) -> FitSums:
         """Makes the sums before the first batch of a step."""
-        return _zeros(state)
+        return _zeros(self, state)
 
     def add(self, params: Any, state: FitState, sums: FitSums, step: int, batch: Mapping[str, np.ndarray]) -> FitSums:
         """Adds a batch to the sums of a step.
@@ -135,7 +135,7 @@ class FitProgram:
         Returns:
           The new sums.
         """
-        return _add(self, params, state, sums, jnp.int32(step), self._place(dict(batch)))
+        return _add(self, params, state, sums, jnp.int32(step), jax.device_put(dict(batch), self.place))
 
     def update(self, state: FitState, sums: FitSums, rates: jax.Array, active: np.ndarray) -> FitState:
         """Ends a step.
@@ -151,8 +151,16 @@ class FitProgram:
         """
         return _update(self, state, sums, rates, active)
 
-    def _place(self, tree: Any) -> Any:
-        return jax.device_put(tree, None if self.mesh is None else NamedSharding(self.mesh, _BY_FIT))
+    @property
+    def config(self) -> Any:
+        """The model's config."""
+        module: Any = self.module
+        return module.config
+
+    @property
+    def place(self) -> Sharding:
+        """Where fits and their rows lie; named even where there is one device, for what has no place compiles apart."""
+        return SingleDeviceSharding(jax.devices()[0]) if self.mesh is None else NamedSharding(self.mesh, _BY_FIT)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -213,9 +221,10 @@ def fit_key(fit: Fit) -> jax.Array:
     return jax.random.fold_in(jax.random.key(fit.seed), stable_hash("fit", fit.name) % 2**32)
 
 
-@jax.jit
-def _zeros(state: FitState) -> FitSums:
-    return FitSums(grads=jax.tree.map(jnp.zeros_like, state.tree), loss=jnp.zeros(state.keys.shape, jnp.float32))
+@functools.partial(jax.jit, static_argnums=0)
+def _zeros(program: FitProgram, state: FitState) -> FitSums:
+    sums = FitSums(grads=jax.tree.map(jnp.zeros_like, state.tree), loss=jnp.zeros(state.keys.shape, jnp.float32))
+    return jax.lax.with_sharding_constraint(sums, program.place)
 
 
 def _row_keys(keys: jax.Array, step: jax.Array, places: jax.Array) -> jax.Array:

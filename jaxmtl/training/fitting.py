@@ -18,6 +18,8 @@ from jax.sharding import Mesh
 from jaxmtl.adapters import rows
 from jaxmtl.adapters.lora import Adapter, LoRA
 from jaxmtl.models import flops
+from jaxmtl.models.lengths import check_room
+from jaxmtl.partitioning import replicated
 from jaxmtl.training.fit_rows import Fit, RowBatches, row_batches, rows_of_step
 from jaxmtl.training.fits import AdamW, FitProgram, FitState
 from jaxmtl.types import InputError, Progress
@@ -81,7 +83,7 @@ def fit_all(
 
     Args:
       module: the model.
-      params: its parameters, whole on every device of the mesh.
+      params: its parameters; on a mesh every device gets all of them.
       fits: any number of training sets; names need not differ, but the same name and seed give the same start.
       lora: what the adapters are made of.
       schedule: how long and in which portions.
@@ -97,13 +99,18 @@ def fit_all(
       UnknownNameError: if a target matches no layer.
     """
     program = FitProgram(module, lora, optimizer, mesh=_checked(mesh))
+    for fit in fits:
+        check_room(program.config, map(len, fit.inputs), map(len, fit.targets), fit.name)
     devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     order = sorted(range(len(fits)), key=lambda index: -len(fits[index].inputs))  # of like size together
     found: dict[int, Fitted] = {}
     count = _Counter(sum(len(fit.steps(schedule.epochs, schedule.batch_size)) for fit in fits), progress)
-    for chunk in _chunks(order, _most_fits(program, schedule) * devices):
-        group = _Group([fits[index] for index in chunk], schedule, devices)
-        found |= zip(chunk, _train(program, params, group, count), strict=True)
+    chunks = list(_chunks(order, _most_fits(program, schedule) * devices))
+    groups = [_Group([fits[index] for index in chunk], schedule, devices) for chunk in chunks]
+    batches = _batches(program.config, groups, schedule)
+    params = params if mesh is None else jax.device_put(params, replicated(mesh))
+    for chunk, group in zip(chunks, groups, strict=True):
+        found |= zip(chunk, _train(program, params, group, batches, count), strict=True)
     return [found[index] for index in range(len(fits))]
 
 
@@ -131,23 +138,30 @@ class _Group:
         """Returns bool [N], which fits have this step."""
         return np.array([step < len(own) for own in self.steps])
 
-    def batches(self, config: Any) -> RowBatches:
-        """Chooses the shapes for all steps."""
-        pairs = [pair for fit in self.fits for pair in zip(fit.inputs, fit.targets, strict=True)]
-        lengths = np.array([(len(source), len(target)) for source, target in pairs])
-        most = max(len(share) for step in range(self.num_steps) for share in self.rows(step))
-        cost = functools.partial(flops.forward, config)
-        sizes = dict(tokens=self.schedule.tokens, num_shapes=self.schedule.num_shapes, most_rows=most)
-        return row_batches(lengths, **sizes, cost=cost, pad_id=config.pad_id)
+    def most_rows(self) -> int:
+        """Returns the most rows that any step gives a device."""
+        return max((len(share) for step in range(self.num_steps) for share in self.rows(step)), default=0)
 
 
-def _train(program: FitProgram, params: Any, group: _Group, count: "_Counter") -> list[Fitted]:
+def _batches(config: Any, groups: Sequence[_Group], schedule: Schedule) -> RowBatches | None:
+    """Chooses shapes for all steps of all groups, so that each is compiled once; None if there is no row."""
+    pairs = [pair for group in groups for fit in group.fits for pair in zip(fit.inputs, fit.targets, strict=True)]
+    most_rows = max((group.most_rows() for group in groups), default=0)
+    if not most_rows:
+        return None
+    lengths = np.array([(len(source), len(target)) for source, target in pairs])
+    sizes = dict(tokens=schedule.tokens, num_shapes=schedule.num_shapes, most_rows=most_rows)
+    return row_batches(lengths, **sizes, cost=functools.partial(flops.forward, config), pad_id=config.pad_id)
+
+
+def _train(
+    program: FitProgram, params: Any, group: _Group, batches: RowBatches | None, count: "_Counter"
+) -> list[Fitted]:
     """Trains the fits of a group to their ends."""
     state, losses = program.start(group.fits), []
-    if not group.num_steps:
+    if batches is None:
         return _results(program, state, group, losses)
     rates = jnp.array([fit.learning_rate for fit in group.fits], jnp.float32)
-    batches = group.batches(program.module.config)
     for step in range(group.num_steps):
         sums = program.zeros(state)
         for batch in batches.cut(group.rows(step)):
@@ -162,23 +176,27 @@ def _train(program: FitProgram, params: Any, group: _Group, count: "_Counter") -
 def _results(program: FitProgram, state: FitState, group: _Group, losses: Sequence[jax.Array]) -> list[Fitted]:
     table = np.array(jax.device_get(losses)).reshape(len(losses), len(group.fits))
     lora = program.lora
-    trees = rows.unstack(jax.device_get(state.tree), group.count)
+    tree = jax.device_get(state.tree)
+    finite = [np.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(tree)]
+    _refuse(group, ~np.all(finite, axis=0), "the adapter is not finite after the last step")
+    trees = rows.unstack(tree, group.count)
     made = lambda tree: Adapter(tree=tree, rank=lora.rank, alpha=lora.alpha, scaling=lora.scaling)
     return [Fitted(made(tree), table[: len(group.steps[n]), n]) for n, tree in enumerate(trees)]
 
 
 def _check_finite(group: _Group, losses: Sequence[jax.Array], step: int) -> None:
     """Looks at the loss of the step before: waiting for this one would leave the device without work."""
-    if step < 1 and group.num_steps > 1:
-        return
-    for number in [step - 1] if step + 1 < group.num_steps else [step - 1, step]:
-        bad = np.flatnonzero(~np.isfinite(np.asarray(losses[number])))
-        if bad.size:
-            names = ", ".join(sorted({group.fits[slot].name for slot in bad})[:5])
-            raise InputError(
-                f"the loss of {bad.size} of {group.count} fits is not finite at step {number + 1}: {names}; lower their"
-                " learning rate"
-            )
+    is_last = step + 1 == group.num_steps
+    for number in range(max(0, step - 1), step + 1 if is_last else step):
+        bad = ~np.isfinite(np.asarray(losses[number]))
+        _refuse(group, bad, f"the loss is not finite at step {number + 1}")
+
+
+def _refuse(group: _Group, bad: np.ndarray, what: str) -> None:
+    """Names the fits that are bad, bool [N], if there are any."""
+    if bad.any():
+        names = ", ".join(sorted({group.fits[slot].name for slot in np.flatnonzero(bad)})[:5])
+        raise InputError(f"{what} in {bad.sum()} of {group.count} fits: {names}; lower their learning rate")
 
 
 def _checked(mesh: Mesh | None) -> Mesh | None:

@@ -17,7 +17,6 @@ from jaxmtl.adapters.lora import Adapter, check_adapter
 from jaxmtl.files import explained
 from jaxmtl.models.trees import flat
 from jaxmtl.types import InputError
-from jaxmtl.weights.fingerprint import weights_hash
 from jaxmtl.weights.peft_config import CONFIG, PeftConfig, read_config, write_config
 from jaxmtl.weights.peft_factors import Factors, Groups, Stacks, adapter_of, alpha_of_groups, groups_of, joined, parted
 from jaxmtl.weights.peft_modules import Linear, linears, missing_prefix, model_type, target_modules, task_type
@@ -125,8 +124,7 @@ def _config(adapter: Adapter, groups: Mapping[Linear, Groups], targets: Any) -> 
 
 
 def _notes(pretrained: Pretrained, groups: Mapping[Linear, Groups]) -> dict[str, str]:
-    notes = {FAMILY: model_type(pretrained), BASE: weights_hash(pretrained.params)}
-    notes[ROUNDED_BASE] = weights_hash(pretrained.params, "bfloat16")
+    notes = {FAMILY: model_type(pretrained), BASE: pretrained.hash, ROUNDED_BASE: pretrained.rounded_hash}
     side_by_side = [group for linear, of_linear in groups.items() if len(linear.paths) > 1 for group in of_linear]
     return {**notes, GROUPS: json.dumps(side_by_side)} if side_by_side else notes
 
@@ -158,8 +156,7 @@ def _check_base(notes: Mapping[str, str], pretrained: Pretrained, where: str) ->
         return
     stored, rounded = notes[BASE], notes.get(ROUNDED_BASE, notes[BASE])
     is_rounded = stored == rounded or any(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(pretrained.params))
-    wanted, dtype = (rounded, "bfloat16") if is_rounded else (stored, None)
-    hashed = weights_hash(pretrained.params, dtype)
+    wanted, hashed = (rounded, pretrained.rounded_hash) if is_rounded else (stored, pretrained.hash)
     if hashed != wanted:
         raise InputError(
             f"{where}: is an adapter of weights with hash {wanted[:16]!r}, this model's is {hashed!r};"

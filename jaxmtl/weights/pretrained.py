@@ -1,6 +1,7 @@
 """A model with its weights and its tokenizer, from and to a folder."""
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -21,6 +22,7 @@ from jaxmtl.partitioning import shardings_for
 from jaxmtl.tokenizers import Tokenizer, load_tokenizer
 from jaxmtl.types import InputError, unknown_name
 from jaxmtl.weights import bart_map, gpt2_map, key_table, opt_map, roberta_map, run_folder, t5_map, t5x_io, t5x_map
+from jaxmtl.weights.fingerprint import weights_hash
 from jaxmtl.weights.json_file import read_object
 from jaxmtl.weights.refusals import reason
 from jaxmtl.weights.safetensors_io import TensorFolder, write_tensors
@@ -60,6 +62,16 @@ class Pretrained:
     module: nn.Module
     params: Any
     tokenizer: Tokenizer | None
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """Hash of the weights, see `fingerprint.weights_hash`."""
+        return weights_hash(self.params)
+
+    @functools.cached_property
+    def rounded_hash(self) -> str:
+        """Hash of the weights rounded to bfloat16."""
+        return weights_hash(self.params, "bfloat16")
 
 
 def load_pretrained(path: str | os.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None) -> Pretrained:

@@ -30,7 +30,7 @@ def sides():
     return importlib.import_module("sides")
 
 
-@pytest.mark.parametrize("name", ["train", "decode", "rank", "start", "load", "feed"])
+@pytest.mark.parametrize("name", ["train", "fewshot", "decode", "rank", "start", "load", "feed"])
 def test_help_is_printed_at_once(name):
     done = subprocess.run([sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--full" in done.stdout and not done.stderr

@@ -189,6 +189,7 @@ def test_weights_are_trained_only_on_stores_of_their_vocabulary(store, other_sto
     assert "start: pretrained weights" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_numbers_go_to_more_writers_if_asked_for(store, tmp_path, capsys, monkeypatch):
     flags = ["--gin.STEPS=2", "--gin.WRITERS=(@writers.TensorBoardWriter,)"]
     monkeypatch.setitem(sys.modules, "tensorboardX", None)

@@ -53,6 +53,7 @@ def test_every_setting_is_fitted_scored_and_kept(pretrained, store, tmp_path, mo
     assert run(pretrained, store, tmp_path) == scores
 
 
+@pytest.mark.long
 def test_other_settings_are_fitted_anew(pretrained, store, tmp_path, monkeypatch):
     asked = []
     plain = few_shot.fit_all

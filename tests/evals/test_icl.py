@@ -76,7 +76,7 @@ WAYS = [icl.concat_losses, icl.fid_losses, icl.ensemble_losses]
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_scores_equal_a_loop_over_single_texts(pretrained, plain, way, count):
     shown = encode_demonstrations(pretrained, DEMONSTRATIONS[:count], FORM)
     queries = encode_queries(pretrained, INPUTS, FORM)
@@ -89,6 +89,7 @@ def test_scores_equal_a_loop_over_single_texts(pretrained, plain, way, count):
         np.testing.assert_allclose(mean, [-row.mean() for row in losses], rtol=TOLERANCE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_target_losses_are_means_over_tokens(pretrained, way):
     targets = [row[0] for row in CHOICES]
@@ -106,6 +107,7 @@ def test_without_demonstrations_scores_are_plain_ones(pretrained, scores):
         np.testing.assert_allclose(one, other, rtol=TOLERANCE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_demonstrations_without_tokens_change_nothing(pretrained, way):
     queries, targets = encode_queries(pretrained, INPUTS, FORM), scoring.encode_choices(pretrained, CHOICES)

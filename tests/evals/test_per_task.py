@@ -38,6 +38,7 @@ def test_an_adapter_for_each_task_lowers_its_own_loss(pretrained):
         assert change[number] < -0.5 and change[number] < change[1 - number] - 0.3
 
 
+@pytest.mark.long
 def test_settings_are_all_combinations_and_each_is_what_it_would_be_alone(pretrained):
     schedule = Schedule(epochs=2, batch_size=4, num_shapes=1)
     how = settings(shots=(0, 3), seeds=(0, 1), learning_rates=(1e-3, 1e-2))

@@ -40,6 +40,7 @@ def computed(monkeypatch):
     return names
 
 
+@pytest.mark.long
 def test_scores_are_those_of_separate_runs_with_merged_weights(pretrained, store, adapters, tmp_path):
     together = evaluate(pretrained, store, tmp_path / "together", adapters)
     for task in TASKS:

@@ -115,6 +115,7 @@ def test_steps_give_the_logits_of_the_whole_and_rows_share_one_memory():
         np.testing.assert_allclose(logits, whole[:, position], atol=2e-5)
 
 
+@pytest.mark.long
 def test_packed_examples_have_the_logits_that_they_have_alone():
     module, params, _ = golden()
     row = examples(np.random.default_rng(2), [(9, 4), (8, 6)], 48)  # 17 tokens; the model has 16 positions

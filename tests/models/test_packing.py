@@ -73,7 +73,9 @@ def assert_close_to_scale(ours, reference):
     assert np.abs(ours - reference).max() <= 1e-5 * np.abs(reference).max()
 
 
-@pytest.mark.parametrize("scores", [0, attention.CACHED_SCORES], ids=["rows", "einsum"])
+@pytest.mark.parametrize(
+    "scores", [pytest.param(0, id="rows", marks=pytest.mark.long), pytest.param(attention.CACHED_SCORES, id="einsum")]
+)
 @pytest.mark.parametrize("style", STYLES)
 def test_packing_changes_neither_losses_nor_gradients(monkeypatch, style, scores):
     monkeypatch.setattr(attention, "CACHED_SCORES", scores)

@@ -3,18 +3,23 @@
 import dataclasses
 
 import flax.linen as nn
+import hypothesis
 import jax
 import numpy as np
 import pytest
+from hypothesis import strategies
 
 from jaxmtl.adapters import rows
 from jaxmtl.adapters.lora import LoRA
 from jaxmtl.feed.shapes import Shapes
+from jaxmtl.models.gpt import GPT
+from jaxmtl.models.gpt_config import GPT2Config
 from jaxmtl.models.initial import initial_arguments
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import T5Config
 from jaxmtl.partitioning import make_mesh, replicated
-from jaxmtl.training.fit_rows import Fit, Row, RowBatches, rows_of_step
+from jaxmtl.training import fits
+from jaxmtl.training.fit_rows import Fit, Row, RowBatches, row_batches, rows_of_step
 from jaxmtl.training.fits import FitProgram
 from jaxmtl.training.fitting import Schedule, fit_all
 from jaxmtl.types import InputError
@@ -121,10 +126,11 @@ def test_the_gradient_is_the_mean_over_the_batchs_target_tokens(params):
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_fit(params):
     fits = [make_fit(0, 5), make_fit(2, 13, np.inf)]
-    with pytest.raises(InputError, match="not finite at step .: task2"):
+    with pytest.raises(InputError, match="the loss is not finite at step . in 1 of 2 fits: task2"):
         fit_all(MODULE, params, fits, LORA, SCHEDULE)
 
 
+@pytest.mark.long
 def test_progress_counts_the_steps_of_all_fits(params):
     told = []
     fit_all(MODULE, params, FITS[:3], LORA, SCHEDULE, progress=lambda *news: told.append(news))
@@ -167,6 +173,51 @@ def test_every_row_is_in_one_batch_with_its_weight():
     for batch in batches:
         np.add.at(sums, batch["slots"], batch["loss_mask"].sum(axis=1))
     np.testing.assert_allclose(sums, 1.0, rtol=1e-6)
+
+
+@hypothesis.given(strategies.data())
+def test_no_row_is_lost_whatever_the_shapes(data):
+    length = strategies.integers(1, 30)
+    rows = data.draw(strategies.lists(strategies.tuples(length, length), min_size=1, max_size=40))
+    lengths = np.array([*rows, (30, 30)])
+    sizes = dict(tokens=data.draw(strategies.integers(1, 400)), most_rows=data.draw(strategies.integers(1, 20)))
+    weight = data.draw(strategies.integers(1, 9))
+    cost = lambda source, target: source * 3 + target * weight
+    cutter = row_batches(lengths, **sizes, num_shapes=data.draw(strategies.integers(1, 6)), cost=cost, pad_id=0)
+    shares = [
+        [Row(0, place, [2] * source, [3] * target, 1.0) for place, (source, target) in enumerate(part)]
+        for part in (rows[::2], rows[1::2])
+    ]
+    found = [0, 0]
+    for batch in cutter.cut(shares):
+        real = batch["loss_mask"].any(axis=1).reshape(2, -1)
+        found = [count + part.sum() for count, part in zip(found, real, strict=True)]
+    assert found == [len(share) for share in shares]
+
+
+def test_a_wider_shape_takes_no_more_rows():
+    """The last shapes hold more rows of a batch than the first that the rows were counted for."""
+    shapes = Shapes(pairs=[(112, 8), (64, 40), (200, 16), (104, 96), (200, 96)])
+    cutter = RowBatches(shapes, tuple(8192 // sum(pair) for pair in shapes.pairs), 0)
+    lengths = [(110, 8)] * 20 + [(60, 40)] * 7 + [(100, 16)] * 30
+    share = [Row(0, place, [2] * source, [3] * target, 1.0) for place, (source, target) in enumerate(lengths)]
+    assert sum(batch["loss_mask"].any(axis=1).sum() for batch in cutter.cut([share])) == 57
+
+
+def test_committed_parameters_compile_nothing_anew(params):
+    placed = jax.device_put(params, jax.devices()[0])
+    schedule = dataclasses.replace(SCHEDULE, num_shapes=1)
+    fit_all(MODULE, placed, [FITS[2]], LORA, schedule)
+    compiled = [function._cache_size() for function in (fits._add, fits._update)]
+    fit_all(MODULE, placed, [FITS[2]], LORA, schedule)
+    assert compiled == [function._cache_size() for function in (fits._add, fits._update)]
+
+
+def test_texts_that_the_model_has_no_room_for_are_refused():
+    sizes = dict(vocab_size=40, embed_dim=12, num_heads=3, mlp_dim=20, num_layers=1, max_positions=8)
+    module = GPT(GPT2Config(**sizes, pad_id=0, eos_id=1))
+    with pytest.raises(InputError, match="task0: row . has .* the model has room for 9 in all"):
+        fit_all(module, {}, [make_fit(0, 5)], LORA, SCHEDULE)
 
 
 def test_devices_get_their_own_rows_side_by_side():

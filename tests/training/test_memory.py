@@ -64,6 +64,7 @@ def test_a_step_takes_state_and_batch_and_more_with_every_row(layout, per_row):
     assert parts.temporary < planning.step_memory(step_of(plan), plan, shape(rows=512)).temporary
 
 
+@pytest.mark.long
 def test_the_largest_batch_found_is_the_largest():
     plan = plan_of(Tiny(), data=2, fsdp=2, tensor=2)
 

@@ -55,6 +55,7 @@ def test_losses_of_text_are_logged_where_text_is_seen_and_rates_follow_the_task_
     assert rates == pytest.approx([0.5, 0.45, 0.4, 0.35, 0.35, 0.3, 0.25, 0.2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stop", [3, 4, 6])
 def test_a_resumed_run_sees_the_same_batches(stores, tmp_path, stop):
     whole = train(run_of(stores, tmp_path / "whole"))
