@@ -86,6 +86,7 @@ def hashes(run_dir):
     return {one.task: one.weights_hash for one in files.read_records(run_dir / "records.jsonl")}
 
 
+@pytest.mark.long
 def test_adapters_of_tasks_are_loaded_by_the_tasks_names(store, run_dir, folders, tmp_path):
     folder, loaded = folders
     tasks = sorted(TokenStore(store).task_names("test"))

@@ -175,6 +175,7 @@ def test_a_mistaken_command_leaves_a_run_as_it_was(store, other_store, run_dir, 
     assert losses(folder) == losses(run_dir)
 
 
+@pytest.mark.long
 def test_weights_are_trained_only_on_stores_of_their_vocabulary(store, other_store, run_dir, tmp_path, capsys):
     assert main(["convert", str(run_dir), str(tmp_path / "hf")]) == 0
     pretrained = ["--gin_file=models/pretrained.gin", f"--gin.PRETRAINED={tmp_path / 'hf'}"]

@@ -75,8 +75,7 @@ def plain(pretrained):
 WAYS = [icl.concat_losses, icl.fid_losses, icl.ensemble_losses]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.long), 3])
+@pytest.mark.parametrize("way, count", [*((way, 3) for way in WAYS), (icl.fid_losses, 1)])
 def test_scores_equal_a_loop_over_single_texts(pretrained, plain, way, count):
     shown = encode_demonstrations(pretrained, DEMONSTRATIONS[:count], FORM)
     queries = encode_queries(pretrained, INPUTS, FORM)
@@ -100,6 +99,7 @@ def test_target_losses_are_means_over_tokens(pretrained, way):
     np.testing.assert_allclose(found, [-row[0] for row in means], rtol=TOLERANCE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scores", [icl.concat_scores, icl.fid_scores, icl.ensemble_scores])
 def test_without_demonstrations_scores_are_plain_ones(pretrained, scores):
     expected = scoring.score_choices(pretrained, INPUTS, CHOICES)
@@ -117,6 +117,7 @@ def test_demonstrations_without_tokens_change_nothing(pretrained, way):
         np.testing.assert_allclose(one, other, rtol=TOLERANCE)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_scores_depend_on_neither_order_nor_batch_size(pretrained, way):
     options = dict(way=way, form=FORM)

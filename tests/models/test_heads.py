@@ -107,6 +107,7 @@ def test_a_mixed_batch_has_the_losses_and_gradients_of_separate_models(params, t
     np.testing.assert_allclose(losses.tokens, 1.0, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_labels_that_a_task_does_not_have_get_no_gradient_and_no_probability(params):
     grads, _ = loss_and_gradient(CONFIG, params, random_batch([3, 1, 3, 1, 3, 1, 3], 0))
     assert not np.asarray(grads["heads"]["class"]["out"]["kernel"])[1, :, 2:].any()

@@ -17,7 +17,7 @@ from jaxmtl.models.gpt_config import GPT2Config
 from jaxmtl.models.initial import initial_arguments
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import T5Config
-from jaxmtl.partitioning import make_mesh, replicated
+from jaxmtl.partitioning import make_mesh
 from jaxmtl.training import fits
 from jaxmtl.training.fit_rows import Fit, Row, RowBatches, row_batches, rows_of_step
 from jaxmtl.training.fits import FitProgram
@@ -91,13 +91,11 @@ def test_groups_and_batch_sizes_of_the_machine_change_nothing(params):
 
 
 @pytest.mark.long
-def test_four_devices_equal_one(params):
+def test_many_devices_equal_one(params):
     lora = dataclasses.replace(LORA, dropout=0.3)
-    fits = [*FITS, make_fit(4, 3)]
-    mesh = make_mesh(data=2, fsdp=2, devices=jax.devices()[:4])
-    placed = jax.device_put(params, replicated(mesh))
-    together = fit_all(MODULE, placed, fits, lora, SCHEDULE, mesh=mesh)
-    for one, other in zip(together, fit_all(MODULE, params, fits, lora, SCHEDULE), strict=True):
+    mesh = make_mesh(data=3, fsdp=2, devices=jax.devices()[:6])  # some devices have no fit
+    together = fit_all(MODULE, params, FITS, lora, SCHEDULE, mesh=mesh)
+    for one, other in zip(together, fit_all(MODULE, params, FITS, lora, SCHEDULE), strict=True):
         assert_same(one, other)
 
 
@@ -124,6 +122,7 @@ def test_the_gradient_is_the_mean_over_the_batchs_target_tokens(params):
     np.testing.assert_allclose(found.losses, [total / count], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_stops_and_names_the_fit(params):
     fits = [make_fit(0, 5), make_fit(2, 13, np.inf)]
     with pytest.raises(InputError, match="the loss is not finite at step . in 1 of 2 fits: task2"):

@@ -70,6 +70,7 @@ def test_the_loss_is_the_mean_over_examples(plain):
     np.testing.assert_allclose(sums.task_loss / sums.task_tokens, np.log([2, 3, 8]), atol=0.25)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("options", [dict(num_microbatches=2), dict(axes=dict(data=2, fsdp=2, tensor=2))], ids=str)
 def test_microbatches_and_meshes_do_not_change_the_step(plain, options):
     _, history = run(**options)

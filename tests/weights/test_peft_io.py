@@ -107,7 +107,7 @@ def updates(config, tensors):
     return products
 
 
-@pytest.mark.parametrize("targets", ["q,v", "all"])
+@pytest.mark.parametrize("targets", ["q,v", pytest.param("all", marks=pytest.mark.long)])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_what_was_saved_comes_back_bit_by_bit(models, name, targets, tmp_path):
     adapter = adapter_for(models[name], targets)
