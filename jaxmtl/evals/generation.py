@@ -13,7 +13,7 @@ from jaxmtl.evals.request_adapters import RequestAdapters, batch_variables, chec
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
 from jaxmtl.models.decoding import generate as generate_tokens
 from jaxmtl.models.lengths import check_room
-from jaxmtl.types import InputError, unknown_name
+from jaxmtl.types import unknown_name
 from jaxmtl.weights import Pretrained
 
 GREEDY = Decoding()
@@ -74,9 +74,8 @@ def decode_texts(pretrained: Pretrained, rows: Sequence[Ids]) -> list[str]:
     Raises:
       InputError: if the model has no tokenizer.
     """
-    if pretrained.tokenizer is None:
-        raise InputError("the model has no tokenizer; put spiece.model or tokenizer.json beside its config.json")
-    return [pretrained.tokenizer.decode([int(index) for index in row]) for row in rows]
+    tokenizer = requests.tokenizer_of(pretrained)
+    return [tokenizer.decode([int(index) for index in row]) for row in rows]
 
 
 def generate_ids(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from jaxmtl.adapters.lora import Adapter, LoRA
-from jaxmtl.evals.requests import Ids, mesh_of
+from jaxmtl.evals.requests import Ids, mesh_of, tokenizer_of
 from jaxmtl.feed.tokenise import Preprocessing, tokenise_examples
 from jaxmtl.tasks.fewshot import seeded_subset
 from jaxmtl.tasks.prompts import tk_instruct
@@ -169,10 +169,8 @@ def _fits(
     pretrained: Pretrained, task: TaskSpec, how: Sequence[Setting], split: str | None, preprocessing: Preprocessing
 ) -> Iterator[Fit]:
     """Tokenises a task's examples once and gives each setting its own."""
-    if pretrained.tokenizer is None:
-        raise InputError("the model has no tokenizer; put spiece.model or tokenizer.json beside its config.json")
     examples: Sequence[Example] = task.examples if split is None else task.split(split)
-    rows = tokenise_examples(task, examples, preprocessing, pretrained.tokenizer)
+    rows = tokenise_examples(task, examples, preprocessing, tokenizer_of(pretrained))
     return (fit_of_rows(task.name, rows.inputs, rows.targets, setting) for setting in how)
 
 

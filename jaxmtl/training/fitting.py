@@ -95,7 +95,8 @@ def fit_all(
       One for each fit, in their order.
 
     Raises:
-      InputError: if a fit's loss is not finite (names it), or the mesh splits the model itself.
+      InputError: if the model has no room for a row, a fit's loss or adapter is not finite (names the fit), or the mesh
+        splits the model itself.
       UnknownNameError: if a target matches no layer.
     """
     program = FitProgram(module, lora, optimizer, mesh=_checked(mesh))
