@@ -8,13 +8,16 @@ which hold rows of like length (the first of a window of a training run's size),
 training both say what they lose on the first grouped batch, in nats per target token, without dropout.
 
 Without arguments: 2 + 2 layers instead of 8 + 8, at most 512 + 64 tokens and 3 batches, to end within a minute;
-so few rows cannot be grouped well. With --full: the whole T5 v1.1 small at 512 + 128 tokens, 24 batches.
+so few rows cannot be grouped well. With --full: the whole T5 v1.1 small at 512 + 128 tokens, 24 batches. --model and
+--dtype choose another size and bfloat16 activations (HF: autocast); on GPUs the share of the speed that a large matrix
+product reaches there is given too, counting the operations of padded shapes.
 """
 
 import argparse
 import functools
 import pathlib
 import tempfile
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +25,7 @@ import measuring
 import workload
 
 QUICK = dict(layers=2, steps=3, max_input=512, max_target=64, examples=20, num_shapes=3, window=16)
-FULL = dict(layers=8, steps=24, max_input=512, max_target=128, examples=100, num_shapes=8, window=256)
+FULL = dict(layers=None, steps=24, max_input=512, max_target=128, examples=100, num_shapes=8, window=256)
 RATE = 1e-4
 WEIGHTS = "model"
 
@@ -32,11 +35,15 @@ def main() -> None:
     parser.add_argument(
         "--steps", type=int, help=f"steps of each side (default: {QUICK['steps']}, full {FULL['steps']})"
     )
+    parser.add_argument("--model", default="small", choices=("small", "base", "large", "xl"), help="size of T5 v1.1")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of activations")
     arguments = parser.parse_args()
     workload.check(parser, arguments)
     measuring.use_same_settings(arguments.threads)
     sizes = argparse.Namespace(**(FULL if arguments.full else QUICK), batch_size=arguments.batch_size)
     sizes.steps = arguments.steps or sizes.steps
+    sizes.model, sizes.dtype = f"t5-v1.1-{arguments.model}", arguments.dtype
+    sizes.layers = sizes.layers or config(sizes).num_encoder_layers
     print(f"{sizes.layers} + {sizes.layers} layers, {sizes.steps} steps of {sizes.batch_size} rows", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         limits = (sizes.max_input, sizes.max_target)
@@ -60,11 +67,14 @@ def compare(store: pathlib.Path, sizes: argparse.Namespace) -> dict[str, Any]:
         memory["ours"] = mine.peak_memory() / 1e9
     speeds = {name: measuring.rate(those, lambda value: value["tokens"]) for name, those in answers.items()}
     print(", ".join(f"{name} {speed:.0f} useful tokens/s" for name, speed in speeds.items()))
+    reached = measuring.rate(answers["ours"], lambda value: value["operations"])
     print(f"peak memory: ours {memory['ours']:.2f} GB, HF {memory['hf']:.2f} GB")
     return {
         "ratio": speeds["ours"] / speeds["hf_random"],
         "ratio_grouped": speeds["ours"] / speeds["hf_grouped"],
         **{f"{name}_tokens_per_second": speed for name, speed in speeds.items()},
+        "ours_teraflops": reached / 1e12,
+        "ours_share_of_peak": prepared.value["peak"] and reached / prepared.value["peak"],
         "ours_peak_gigabytes": memory["ours"],
         "hf_peak_gigabytes": memory["hf"],
         "ours_compile_seconds": prepared.value["compile_seconds"],
@@ -89,13 +99,14 @@ def make_stream(store: pathlib.Path, sizes: argparse.Namespace, window: int) -> 
 def config(sizes: argparse.Namespace) -> Any:
     from jaxmtl.models.t5_config import named_config
 
-    layers = dict(num_encoder_layers=sizes.layers, num_decoder_layers=sizes.layers)
-    return named_config("t5-v1.1-small", vocab_size=workload.VOCABULARY_ROWS, **layers)
+    layers = dict(num_encoder_layers=sizes.layers, num_decoder_layers=sizes.layers) if sizes.layers else {}
+    return named_config(sizes.model, vocab_size=workload.VOCABULARY_ROWS, dtype=sizes.dtype, **layers)
 
 
 def ours(store: pathlib.Path, sizes: argparse.Namespace) -> tuple[Callable[[Any], Any], Any]:
     import jax
 
+    from jaxmtl.models.flops import forward
     from jaxmtl.models.t5 import T5
     from jaxmtl.partitioning import batch_sharding, make_mesh
     from jaxmtl.training import compile, objectives, optim, prefetch, schedules, state, step
@@ -113,7 +124,9 @@ def ours(store: pathlib.Path, sizes: argparse.Namespace) -> tuple[Callable[[Any]
         nonlocal current
         current, metrics = run_step(current, prefetch.to_devices(batch, batch_sharding(plan.mesh)))
         jax.block_until_ready(current)
-        return {"tokens": num_tokens(batch), "loss": float(metrics.sums.loss / metrics.sums.tokens)}
+        operations = 3 * float(forward(module.config, batch["inputs"].shape[1], batch["targets"].shape[1]))
+        loss = float(metrics.sums.loss / metrics.sums.tokens)
+        return {"tokens": num_tokens(batch), "loss": loss, "operations": operations * len(batch["inputs"])}
 
     batches = [next(rehearsal) for _ in range(sizes.steps)]
     losses = objectives.EncoderDecoderLoss()(module, {"params": current.params}, batches[0], dropout_key=None)
@@ -121,13 +134,30 @@ def ours(store: pathlib.Path, sizes: argparse.Namespace) -> tuple[Callable[[Any]
     for batch in {(batch["inputs"].shape, batch["targets"].shape): batch for batch in batches}.values():
         learn(batch)
     facts = {"compile_seconds": run_step.seconds, "shapes": len(run_step.compilations), "first_loss": first_loss}
-    return lambda _: learn(next(stream)), facts
+    return lambda _: learn(next(stream)), facts | {"peak": matrix_speed(sizes.dtype)}
+
+
+def matrix_speed(dtype: str) -> float | None:
+    """Measures operations per second of a large matrix product, best of ten; None on CPUs."""
+    import jax
+
+    if jax.default_backend() == "cpu":
+        return None
+    width = 8192
+    left, right = jax.random.normal(jax.random.key(0), (2, width, width), dtype)
+    multiply = jax.jit(jax.numpy.matmul)
+    seconds = []
+    for _ in range(11):  # the first compiles
+        began = time.perf_counter()
+        jax.block_until_ready(multiply(left, right))
+        seconds.append(time.perf_counter() - began)
+    return 2 * width**3 / min(seconds)
 
 
 def theirs(store: pathlib.Path, sizes: argparse.Namespace) -> tuple[Callable[[Any], Any], Any]:
     import torch
 
-    model = workload.torch_t5(sizes.layers).train()
+    model = workload.torch_t5(sizes.layers, sizes.model).train()
     model.save_pretrained(store / WEIGHTS)
     optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=0.0, fused=True)
     streams = {"random": make_stream(store, sizes, 1), "grouped": make_stream(store, sizes, sizes.window)}
@@ -135,7 +165,8 @@ def theirs(store: pathlib.Path, sizes: argparse.Namespace) -> tuple[Callable[[An
     def loss_of(batch: Any) -> Any:
         inputs, targets = (to_torch(batch[name], model.device) for name in ("inputs", "targets"))
         labels = targets.masked_fill(targets == 0, -100)
-        return model(input_ids=inputs, attention_mask=(inputs != 0).long(), labels=labels).loss
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=sizes.dtype == "bfloat16"):
+            return model(input_ids=inputs, attention_mask=(inputs != 0).long(), labels=labels).loss
 
     def learn(batch: Any) -> dict[str, float]:
         loss = loss_of(batch)

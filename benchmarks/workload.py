@@ -117,22 +117,31 @@ def tasks_and_tokenizer(arguments: argparse.Namespace, folder: pathlib.Path, spl
     return tasks, load_tokenizer(arguments.vocabulary)
 
 
-def torch_t5(num_layers: int, seed: int = 0) -> Any:
-    """Returns Hugging Face's T5 v1.1 small with `num_layers` layers a side and random weights, its head untied.
+def torch_t5(num_layers: int, size: str = "t5-v1.1-small", seed: int = 0) -> Any:
+    """Returns Hugging Face's T5 v1.1 with `num_layers` layers a side and random weights, its head untied.
 
     The head's rows of the padding and end tokens are 0, so that generation never ends early.
+
+    Args:
+      num_layers: layers of each side.
+      size: name of a v1.1 size, whose other sizes it has.
+      seed: of the weights.
     """
     import torch
     import transformers
 
+    from jaxmtl.models.t5_config import SIZES
+
     torch.manual_seed(seed)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # as JAX does by itself on GPUs
-    sizes: dict[str, Any] = dict(d_model=512, num_heads=6, d_kv=64, d_ff=1024, num_layers=num_layers, dropout_rate=0.1)
+    width, heads, d_kv, d_ff = (SIZES[size][name] for name in ("embed_dim", "num_heads", "head_dim", "mlp_dim"))
+    sizes: dict[str, Any] = dict(d_model=width, num_heads=heads, d_kv=d_kv, d_ff=d_ff, num_layers=num_layers)
     kind: dict[str, Any] = dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False, decoder_start_token_id=0)
-    model = transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=VOCABULARY_ROWS, **sizes, **kind))
+    config = transformers.T5Config(vocab_size=VOCABULARY_ROWS, dropout_rate=0.1, **sizes, **kind)
+    model = transformers.T5ForConditionalGeneration(config)
     # transformers 5 ties a fresh v1.1, but checkpoints of v1.1 have a head of their own.
-    head = torch.randn(VOCABULARY_ROWS, 512) * 512**-0.5
+    head = torch.randn(VOCABULARY_ROWS, width) * width**-0.5
     head[:2] = 0.0
     model.lm_head.weight = torch.nn.Parameter(head)
     model.config.tie_word_embeddings = False

@@ -12,6 +12,7 @@ import pytest
 from jaxmtl.feed.store import TokenStore
 
 BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
+MODEL = dict(model="t5-v1.1-small", dtype="float32")
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +112,7 @@ def test_both_sides_of_training_see_the_same_examples(tmp_path):
     workload, train = importlib.import_module("workload"), importlib.import_module("train")
     arguments = workload.make_parser("text").parse_args(["--data", "toy"])
     store = workload.make_store(arguments, tmp_path, "train", 20, (128, 32))
-    sizes = argparse.Namespace(batch_size=4, steps=5, num_shapes=2, layers=1)
+    sizes = argparse.Namespace(batch_size=4, steps=5, num_shapes=2, layers=1, **MODEL)
     grouped, drawn = (
         train.make_stream(store, sizes, window) for window in (sizes.steps, 1)
     )  # one window and all of it
@@ -182,7 +183,7 @@ def test_training_is_compared_with_torch(tmp_path):
     workload, train = importlib.import_module("workload"), importlib.import_module("train")
     arguments = workload.make_parser("text").parse_args(["--data", "toy"])
     store = workload.make_store(arguments, tmp_path, "train", 20, (64, 16))
-    figures = train.compare(store, argparse.Namespace(batch_size=2, steps=2, num_shapes=1, layers=1, window=2))
+    figures = train.compare(store, argparse.Namespace(batch_size=2, steps=2, num_shapes=1, layers=1, window=2, **MODEL))
     # Float32 sums of two frameworks in another order.
     assert figures["ours_first_loss"] == pytest.approx(figures["hf_first_loss"], abs=1e-5)
     assert figures["ratio"] > 0 and figures["ratio_grouped"] > 0 and figures["ours_shapes_compiled"] >= 1
