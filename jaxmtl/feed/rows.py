@@ -48,7 +48,8 @@ class TaskRows:
         self.max_input_tokens = max(entry.max_input_tokens for entry in self.entries)
         self.max_target_tokens = max(entry.max_target_tokens for entry in self.entries)
         self.max_instruction_tokens = max(entry.max_instruction_tokens for entry in self.entries)
-        self.has_labels = any(entry.answer for entry in self.entries)
+        self._are_labels = [bool(entry.answer) for entry in self.entries]
+        self.has_labels = any(self._are_labels)
         self._check_instructions(store)
         self.pad_id = store.manifest.vocabulary.pad
         self.folder = store.folder
@@ -78,9 +79,12 @@ class TaskRows:
         Yields:
           Task id, example id, inputs int32 [s] and targets int32 [t], views of the file.
         """
-        places = self._places(draw.task_ids, draw.example_ids).tolist()
-        for task, example, place in zip(draw.task_ids.tolist(), draw.example_ids.tolist(), places, strict=True):
-            yield task, example, *self._task(task).row(place)
+        begins, rows = self._first_rows[draw.task_ids], self._rows(draw)
+        # Where rows are in their files is looked up for all at once: one by one it costs more than the copy of a row.
+        bounds = [(ends[at] - ends[begins]).tolist() for ends in self._ends for at in (rows, rows + 1)]
+        drawn = zip(draw.task_ids.tolist(), draw.example_ids.tolist(), *bounds, strict=True)
+        for task, example, first, end, start, stop in drawn:
+            yield task, example, self._input_ids[task][first:end], self._target_ids[task][start:stop]
 
     def weights(self, task_id: int, targets: np.ndarray) -> np.ndarray | float:
         """Returns how much each target of a row counts in the loss.
@@ -93,7 +97,7 @@ class TaskRows:
           1 for token ids. For labels float64 [t] that add up to 1, so that each example weighs the same; 0 where there
           is no label.
         """
-        if not self.entries[task_id].answer:
+        if not self._are_labels[task_id]:
             return 1.0
         counted = targets != IGNORED
         return counted / max(1, np.count_nonzero(counted))
@@ -120,9 +124,9 @@ class TaskRows:
         Returns:
           Input and target lengths, int64 [M] each.
         """
-        places = self._first_rows[draw.task_ids] + self._places(draw.task_ids, draw.example_ids)
-        inputs, targets = self.split_lengths()
-        return inputs[places], targets[places]
+        rows = self._rows(draw)
+        inputs, targets = (ends[rows + 1] - ends[rows] for ends in self._ends)
+        return inputs, targets
 
     def loss_weights(self, draw: Draw) -> np.ndarray:
         """Looks up what the loss mask of rows will add up to: their target lengths, 1 where targets are labels.
@@ -133,8 +137,7 @@ class TaskRows:
         Returns:
           float64 [M].
         """
-        labels = np.array([bool(entry.answer) for entry in self.entries])
-        return np.where(labels[draw.task_ids], 1.0, self.lengths(draw)[1])
+        return np.where(np.take(self._are_labels, draw.task_ids), 1.0, self.lengths(draw)[1])
 
     def split_lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns input and target lengths of the whole split, int64 [M] each, whichever of its tasks are read."""
@@ -155,6 +158,22 @@ class TaskRows:
         if task_id not in self._examples:
             self._examples[task_id] = self._store.examples(self.names[task_id], self._split)
         return self._examples[task_id]
+
+    @functools.cached_property
+    def _ends(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._store.ends(self._split)
+
+    @functools.cached_property
+    def _input_ids(self) -> list[np.ndarray]:
+        return [self._task(task).input_ids for task in range(len(self.names))]
+
+    @functools.cached_property
+    def _target_ids(self) -> list[np.ndarray]:
+        return [self._task(task).target_ids for task in range(len(self.names))]
+
+    def _rows(self, draw: Draw) -> np.ndarray:
+        """Returns the places of a draw's rows among all rows of the split, int64 [M]."""
+        return self._first_rows[draw.task_ids] + self._places(draw.task_ids, draw.example_ids)
 
     @functools.cached_property
     def _first_rows(self) -> np.ndarray:

@@ -32,14 +32,19 @@ class Examples:
     Args:
       file: an Arrow file that holds one record batch of `SCHEMA` or `INSTRUCTED_SCHEMA`.
 
+    Attributes:
+      input_ids: int32, the inputs of all rows one behind the other.
+      target_ids: int32, their targets.
+      has_instructions: whether rows also have something for a hypernetwork to read.
+
     Raises:
       InputError: if the file is missing or not what it should be.
     """
 
     def __init__(self, file: Path) -> None:
         self._batch = _map_batch(file)
-        self._input_ids, self._input_ends = _ragged_views(self._batch.column(0), file)
-        self._target_ids, self._target_ends = _ragged_views(self._batch.column(1), file)
+        self.input_ids, self._input_ends = _ragged_views(self._batch.column(0), file)
+        self.target_ids, self._target_ends = _ragged_views(self._batch.column(1), file)
         self.has_instructions = self._batch.schema.names == INSTRUCTED_SCHEMA.names
         if self.has_instructions:
             self._instruction_ids, self._instruction_ends = _ragged_views(self._batch.column(4), file)
@@ -58,7 +63,7 @@ class Examples:
         """
         first, end = self._input_ends[index], self._input_ends[index + 1]
         start, stop = self._target_ends[index], self._target_ends[index + 1]
-        return self._input_ids[first:end], self._target_ids[start:stop]
+        return self.input_ids[first:end], self.target_ids[start:stop]
 
     def instruction(self, index: int) -> np.ndarray:
         """Returns what a hypernetwork reads for one example; only where the manifest counts instructions.
@@ -85,10 +90,6 @@ class Examples:
 
     def lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the number of ids of every input and of every target, int64 [rows] each."""
-        return self._lengths
-
-    @functools.cached_property
-    def _lengths(self) -> tuple[np.ndarray, np.ndarray]:
         return np.diff(self._input_ends), np.diff(self._target_ends)
 
     @functools.cached_property
@@ -116,7 +117,7 @@ class TokenStore:
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
         self._opened: dict[tuple[str, str], Examples] = {}
-        self._lengths: dict[str, Any] = {}
+        self._ends: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for split in self.manifest.splits:
             for entry in self.manifest.splits[split].values():
                 self._check_size(entry)
@@ -192,23 +193,37 @@ class TokenStore:
             self._opened[key] = examples
         return self._opened[key]
 
-    def lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Looks up how long all rows of a split are; maps all its files, once.
+    def ends(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Looks up where rows would end if all tasks' were one behind the other; maps all files of the split, once.
 
         Args:
           split: name of a split.
 
         Returns:
-          Input and target lengths, int64 [rows of all tasks] each.
+          Ends of inputs and of targets, int64 [rows of all tasks + 1] each, the first of them 0.
 
         Raises:
           UnknownNameError: if the store has no such split.
           InputError: if a file is damaged.
         """
-        if split not in self._lengths:
+        if split not in self._ends:
             pairs = [self.examples(task, split).lengths() for task in self._tasks(split)]
-            self._lengths[split] = tuple(np.concatenate(lengths) for lengths in zip(*pairs, strict=True))
-        return self._lengths[split]
+            inputs, targets = (np.cumsum(np.concatenate([[0], *lengths])) for lengths in zip(*pairs, strict=True))
+            self._ends[split] = inputs, targets
+        return self._ends[split]
+
+    def lengths(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns how long all rows of a split are: inputs and targets, int64 [rows of all tasks] each.
+
+        Args:
+          split: name of a split.
+
+        Raises:
+          UnknownNameError: if the store has no such split.
+          InputError: if a file is damaged.
+        """
+        inputs, targets = self.ends(split)
+        return np.diff(inputs), np.diff(targets)
 
     def tokenizer(self) -> Tokenizer:
         """Loads the tokenizer that the store was made with.
@@ -316,7 +331,8 @@ def _map_batch(file: Path) -> pa.RecordBatch:
 
 def _ragged_views(column: pa.LargeListArray, file: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        values, ends = column.values.to_numpy(), column.offsets.to_numpy()
+        # Arrow's own `to_numpy` imports pandas first, which takes most of a second.
+        values, ends = np.from_dlpack(column.values), np.from_dlpack(column.offsets)
     except pa.ArrowException as error:
         raise _damaged(file, " ".join(str(error).split())) from error
     if ends[0] != 0 or ends[-1] != len(values) or (np.diff(ends) < 0).any():
