@@ -20,7 +20,7 @@ import numpy as np
 import workload
 
 QUICK = dict(layers=2, tasks=6, shots=12, held_out=4, epochs=2, every=1, num_shapes=2)
-FULL = dict(layers=8, tasks=64, shots=40, held_out=20, epochs=5, every=4, num_shapes=6)
+FULL = dict(layers=8, tasks=64, shots=40, held_out=20, epochs=5, every=4, num_shapes=12)
 LIMITS = (256, 64)
 RANK, ALPHA, DROPOUT, RATE, BATCH_SIZE = 16, 32, 0.05, 1e-3, 32
 Task = tuple[str, list[list[int]], list[list[int]]]
@@ -28,10 +28,12 @@ Task = tuple[str, list[list[int]], list[list[int]]]
 
 def main() -> None:
     parser = workload.make_parser(__doc__)
+    parser.add_argument("--num_shapes", type=int, help=f"shapes of ours (default: {QUICK['num_shapes']}, full {FULL['num_shapes']})")
     arguments = parser.parse_args()
     workload.check(parser, arguments)
     measuring.use_same_settings(arguments.threads)
     sizes = argparse.Namespace(**(FULL if arguments.full else QUICK))
+    sizes.num_shapes = arguments.num_shapes or sizes.num_shapes
     with tempfile.TemporaryDirectory() as folder:
         root = pathlib.Path(folder)
         count = sizes.shots + sizes.held_out

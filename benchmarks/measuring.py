@@ -19,8 +19,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-# glibc gives freed memory back and faults it in again at every step, which costs time that varies; here it keeps it.
+# glibc gives freed memory back and faults it in again at every step, which costs time that varies; here it keeps it, in
+# one arena, since those of threads are too small for large buffers. `jaxmtl train` and `evaluate` do so by themselves.
 ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",

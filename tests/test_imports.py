@@ -11,8 +11,8 @@ import pytest
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "jaxmtl"
 ORDER = (
-    "types files sentencepiece_json tokenizers tasks feed models adapters partitioning weights checkpoints training"
-    " evals studies reports commands hosts main"
+    "types files host_memory sentencepiece_json tokenizers tasks feed models adapters partitioning weights checkpoints"
+    " training evals studies reports commands hosts main"
 ).split()
 ALLOWED = {part: set(ORDER[: ORDER.index(part)]) for part in ORDER}
 for part in ("training", "evals", "studies", "reports", "commands", "main"):

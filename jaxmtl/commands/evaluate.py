@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from jaxmtl.commands.progress import shown
+from jaxmtl.host_memory import keep_freed_memory
 from jaxmtl.types import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     """
     if config is None:
         raise InputError("evaluate needs gin files: --gin_file=runs/evaluate.gin --gin.CHECKPOINT=... --gin.STORE=...")
+    keep_freed_memory()
     scores = config.configured(evaluate)(config_hash=config.hash(), operative_text=config.operative)
     print(table(scores))
     return 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxmtl.commands.evaluate import git_hash
 from jaxmtl.commands.heads import check_heads
+from jaxmtl.host_memory import keep_freed_memory
 from jaxmtl.types import InputError
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
         raise InputError("train needs gin files: --gin_file=models/t5_1_1/small.gin --gin_file=runs/train.gin")
     from jaxmtl.training.loop import TERMINATED
 
+    keep_freed_memory()
     result = config.configured(train)(
         config_text=config.text, operative_text=config.operative, config_hash=config.hash()
     )

@@ -24,6 +24,8 @@ from jaxmtl.training.fit_rows import Fit, RowBatches, row_batches, rows_of_step
 from jaxmtl.training.fits import AdamW, FitProgram, FitState
 from jaxmtl.types import InputError, Progress
 
+CELLS_ON_CPU, CELLS = 2048, 16384
+"""Padded tokens that are computed at once: few where what a layer keeps should stay in a CPU's cache."""
 STATE_SHARE = 0.25
 """Share of a device's memory that adapters in training, their gradients and their optimizer may take."""
 ADAMW = AdamW()
@@ -36,21 +38,23 @@ class Schedule:
     Attributes:
       epochs: passes over a fit's examples.
       batch_size: examples of a step; the last step of an epoch takes what is left.
-      tokens: most cells, padding included, that a device computes at once; no result depends on it.
+      tokens: most cells, padding included, that a device computes at once; no result depends on it. What suits the
+        device if None.
       num_shapes: most shapes that batches are padded to, each of which is compiled once.
       most_fits: most fits trained together; as many as memory holds if None.
     """
 
     epochs: int = 5
     batch_size: int = 32
-    tokens: int = 8192
+    tokens: int | None = None
     num_shapes: int = 6
     most_fits: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "tokens", "num_shapes"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected 1 or more")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} is {value}; expected 1 or more")
         if self.epochs < 0 or (self.most_fits is not None and self.most_fits < 1):
             raise InputError(f"epochs is {self.epochs} and most_fits {self.most_fits}; expected 0, and 1, or more")
 
@@ -99,7 +103,7 @@ def fit_all(
         splits the model itself.
       UnknownNameError: if a target matches no layer.
     """
-    program = FitProgram(module, lora, optimizer, mesh=_checked(mesh))
+    program = FitProgram(_suited(module), lora, optimizer, mesh=_checked(mesh))
     for fit in fits:
         check_room(program.config, map(len, fit.inputs), map(len, fit.targets), fit.name)
     devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
@@ -113,6 +117,14 @@ def fit_all(
     for chunk, group in zip(chunks, groups, strict=True):
         found |= zip(chunk, _train(program, params, group, batches, count), strict=True)
     return [found[index] for index in range(len(fits))]
+
+
+def _suited(module: nn.Module) -> nn.Module:
+    """Unrolls the layers on CPUs, where a scan copies what each of them keeps: that takes an eighth of a step."""
+    if jax.default_backend() != "cpu":
+        return module
+    config: Any = module.config  # type: ignore[attr-defined]
+    return type(module)(dataclasses.replace(config, scan_unroll=0))
 
 
 class _Group:
@@ -151,7 +163,8 @@ def _batches(config: Any, groups: Sequence[_Group], schedule: Schedule) -> RowBa
     if not most_rows:
         return None
     lengths = np.array([(len(source), len(target)) for source, target in pairs])
-    sizes = dict(tokens=schedule.tokens, num_shapes=schedule.num_shapes, most_rows=most_rows)
+    tokens = schedule.tokens or (CELLS_ON_CPU if jax.default_backend() == "cpu" else CELLS)
+    sizes = dict(tokens=tokens, num_shapes=schedule.num_shapes, most_rows=most_rows)
     return row_batches(lengths, **sizes, cost=functools.partial(flops.forward, config), pad_id=config.pad_id)
 
 

@@ -138,6 +138,24 @@ def test_dropout_keeps_the_mean():
     assert abs((dropped > 0).mean() - 0.8) < 0.023
 
 
+def test_values_are_dropped_independently_of_each_other():
+    from jaxmtl.models.low_rank import LowRank, low_rank_update
+
+    num_keys, length, width = 8, 500, 16
+    x, eye = np.ones((num_keys, length, width), np.float32), np.eye(width, dtype=np.float32)
+    keys = jax.random.key_data(jax.random.split(jax.random.key(3), num_keys))
+    factors = np.broadcast_to(eye, (num_keys, width, width))
+    kept = np.asarray(low_rank_update(x, LowRank(factors, factors, keys, jnp.float32(0.3)))) > 0
+    centred = kept - kept.mean()
+    # Correlations of n pairs of independent values have a standard error of n^-1/2; five of them.
+    for one, other in (
+        (centred[:-1], centred[1:]),
+        (centred[:, :-1], centred[:, 1:]),
+        (centred[..., :-1], centred[..., 1:]),
+    ):
+        assert abs((one * other).mean() / centred.var()) < 5 * one.size**-0.5
+
+
 def test_presets_name_the_layers_that_peft_names(t5):
     module, _ = t5
     attention = ["encoder/attention", "decoder/self_attention", "decoder/cross_attention"]
