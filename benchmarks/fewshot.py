@@ -28,7 +28,9 @@ Task = tuple[str, list[list[int]], list[list[int]]]
 
 def main() -> None:
     parser = workload.make_parser(__doc__)
-    parser.add_argument("--num_shapes", type=int, help=f"shapes of ours (default: {QUICK['num_shapes']}, full {FULL['num_shapes']})")
+    parser.add_argument(
+        "--num_shapes", type=int, help=f"shapes of ours (default: {QUICK['num_shapes']}, full {FULL['num_shapes']})"
+    )
     arguments = parser.parse_args()
     workload.check(parser, arguments)
     measuring.use_same_settings(arguments.threads)

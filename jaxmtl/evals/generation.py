@@ -13,6 +13,7 @@ from jaxmtl.evals.request_adapters import RequestAdapters, batch_variables, chec
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
 from jaxmtl.models.decoding import generate as generate_tokens
 from jaxmtl.models.lengths import check_room
+from jaxmtl.models.stack import unrolled_on_cpus
 from jaxmtl.types import unknown_name
 from jaxmtl.weights import Pretrained
 
@@ -118,6 +119,7 @@ def generate_ids(
     check_room(config, map(len, inputs), [max_tokens] * len(inputs), "inputs")
     all_streams = np.array(range(len(inputs)) if streams is None else streams, np.uint32)
     options = dict(how=how, num_tokens=requests.num_tokens(pretrained))
+    module = unrolled_on_cpus(pretrained.module)
     results: list[np.ndarray] = [np.zeros(0, np.int32)] * len(inputs)
     with requests.on_mesh(mesh):
         for rows in requests.plan([(len(ids),) for ids in inputs], batch_size):
@@ -127,7 +129,7 @@ def generate_ids(
             lines = np.pad(all_streams[rows], (0, num_rows - len(rows)), mode="edge")
             placed = (requests.place(array, mesh) for array in (batch, mask, lines))
             variables = batch_variables(pretrained, adapters, rows, num_rows)
-            tokens = generate_tokens(pretrained.module, variables, *placed, **options)
+            tokens = generate_tokens(module, variables, *placed, **options)
             for row, line in zip(rows, requests.fetch(tokens), strict=False):
                 results[row] = _before_end(line, config.eos_id)
             if on_batch is not None:

@@ -61,18 +61,45 @@ def einsum_attention(
       [B, T, H, K] in the query's dtype; softmax is taken in float32.
     """
     scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
-    if bias is not None:
-        scores = scores + bias
-    seen = None if mask is None else visible(mask)
-    if seen is not None:
-        scores = scores + mask_to_bias(seen)[:, None]
-    weights = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+    weights = _weights(scores, bias, mask).astype(query.dtype)
     if keep is not None:
         weights = weights * keep[:, :, None, :].astype(query.dtype)
     mixed = jnp.einsum("bhts,bshk->bthk", weights, value)
-    if seen is not None:
-        mixed = jnp.where(seen.any(-1)[..., None, None], mixed, 0)
-    return checkpoint_name(mixed, SAVED_NAME)
+    return checkpoint_name(_seeing(mixed, mask), SAVED_NAME)
+
+
+def attend_to_kept(
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None = None, mask: Mask | None = None
+) -> jax.Array:
+    """Attends to keys and values in the order in which `decoding_cache` keeps them.
+
+    Args:
+      query: [B, T, H, K].
+      key: [B, H, K, S].
+      value: [B, H, S, K].
+      bias: float32 [H or 1, T, S], added to the scores.
+      mask: which keys each query may see.
+
+    Returns:
+      [B, T, H, K] in the query's dtype; softmax is taken in float32.
+    """
+    scores = jnp.einsum("bthk,bhks->bhts", query, key, preferred_element_type=jnp.float32)
+    weights = _weights(scores, bias, mask).astype(query.dtype)
+    return _seeing(jnp.einsum("bhts,bhsk->bthk", weights, value), mask)
+
+
+def _weights(scores: jax.Array, bias: jax.Array | None, mask: Mask | None) -> jax.Array:
+    """Turns scores float32 [B, H, T, S] into weights."""
+    if bias is not None:
+        scores = scores + bias
+    if mask is not None:
+        scores = scores + mask_to_bias(visible(mask))[:, None]
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def _seeing(mixed: jax.Array, mask: Mask | None) -> jax.Array:
+    """Puts 0 where a query of [B, T, H, K] sees no key."""
+    return mixed if mask is None else jnp.where(visible(mask).any(-1)[..., None, None], mixed, 0)
 
 
 def cached_attention(

@@ -14,6 +14,7 @@ from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.bart_config import POSITION_OFFSET, BARTConfig
 from jaxmtl.models.bart_layers import DecoderLayer, EncoderLayer, layer_norm
+from jaxmtl.models.decoding_cache import capacity
 from jaxmtl.models.encoder_decoder import Cache, EncoderDecoder
 from jaxmtl.models.layers import Embed, normal, parameter
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
@@ -137,7 +138,7 @@ class BART(EncoderDecoder):
         Returns:
           float32 [B·R, V], logits, and the cache for the next step.
         """
-        bias = causal_bias(position[None], jnp.arange(cache["self"][0].shape[2]))[None]
+        bias = causal_bias(position[None], jnp.arange(capacity(cache["self"])))[None]
         x = self._embed_targets(tokens[:, None], self._rows(position[None]))
         carry = (x, cache["self"], jnp.zeros((), jnp.int32))
         mask = None if input_mask is None else Mask(keys=input_mask)

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
-from jaxmtl.models.attention import einsum_attention, share_keys
+from jaxmtl.models.attention import attend_to_kept, share_keys
 from jaxmtl.models.bart_config import BARTConfig
-from jaxmtl.models.decoding_cache import write_position
+from jaxmtl.models.decoding_cache import KeysAndValues, kept, write_position
 from jaxmtl.models.layers import Dense, LayerNorm, normal
 from jaxmtl.models.masks import Mask
 
@@ -72,9 +72,9 @@ class MultiHeadAttention(nn.Module):
     def look_up(
         self, x: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None, mask: Mask | None
     ) -> jax.Array:
-        """Lets one position `x` [B·R, 1, D] look at keys and values [B, S, H, K] that are already projected."""
+        """Lets one position `x` [B·R, 1, D] look at keys [B, H, K, S] and values [B, H, S, K] that were kept."""
         query, mask = share_keys(self._queries(x), mask, key.shape[0])
-        mixed = einsum_attention(query, key, value, bias, mask)
+        mixed = attend_to_kept(query, key, value, bias, mask)
         return self.out(mixed.reshape(*x.shape[:-1], -1))
 
     def _queries(self, x: jax.Array) -> jax.Array:
@@ -160,16 +160,16 @@ class DecoderLayer(nn.Module):
         x = self.mlp_norm(x + drop(self.mlp(x, train=train)))
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
-    def cross_cache(self, _: None, memory: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        """Projects `memory` [B, S, D] once to this layer's cross-attention keys and values [B, S, H, K]."""
-        return None, self.cross_attention.keys_and_values(memory)
+    def cross_cache(self, _: None, memory: jax.Array) -> tuple[None, KeysAndValues]:
+        """Projects `memory` [B, S, D] once to this layer's keys [B, H, K, S] and values [B, H, S, K] of it."""
+        return None, kept(self.cross_attention.keys_and_values(memory))
 
     def step(self, carry: tuple, cross: tuple, position: jax.Array, bias: jax.Array, mask: Mask | None) -> tuple:
         """Decodes one position.
 
         Args:
-          carry: (x [B·R, 1, D], self-attention cache: keys and values [layers, B·R, T, H, K], index of this layer).
-          cross: this layer's cross-attention keys and values [B, S, H, K].
+          carry: (x [B·R, 1, D], self-attention cache as in `write_position`, index of this layer).
+          cross: what `cross_cache` gave for this layer.
           position: int32 scalar, the position that is decoded.
           bias: float32 [1, 1, T], with later positions masked.
           mask: which of the memory to see.

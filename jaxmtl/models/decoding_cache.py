@@ -1,8 +1,51 @@
-"""The keys and values of what a decoder has written, kept for all its layers in one pair of arrays."""
+"""Keys and values that a decoder keeps between steps, in the order of axes in which a step reads them.
+
+A step multiplies by all of them, and on a CPU would first copy what lies in another order: that takes most of its time.
+Letters in shapes: L layers, N rows, S length, H heads, K head width.
+"""
 
 import jax
+import jax.numpy as jnp
 
 KeysAndValues = tuple[jax.Array, jax.Array]
+
+
+def kept(projected: KeysAndValues) -> KeysAndValues:
+    """Turns keys and values to how they are kept.
+
+    Args:
+      projected: keys and values [..., S, H, K].
+
+    Returns:
+      Keys [..., H, K, S] and values [..., H, S, K].
+    """
+    key, value = projected
+    return jnp.moveaxis(key, -3, -1), jnp.swapaxes(value, -3, -2)
+
+
+def empty(
+    num_layers: int, num_rows: int, length: int, num_heads: int, head_dim: int, dtype: jnp.dtype
+) -> KeysAndValues:
+    """Makes room for what will be decoded.
+
+    Args:
+      num_layers: L.
+      num_rows: N.
+      length: S, most positions.
+      num_heads: H.
+      head_dim: K.
+      dtype: of keys and values.
+
+    Returns:
+      Zeros: keys [L, N, H, K, S] and values [L, N, H, S, K].
+    """
+    rows = (num_layers, num_rows, num_heads)
+    return jnp.zeros((*rows, head_dim, length), dtype), jnp.zeros((*rows, length, head_dim), dtype)
+
+
+def capacity(cache: KeysAndValues) -> int:
+    """Returns S, for how many positions a cache of `empty` has room."""
+    return cache[0].shape[-1]
 
 
 def write_position(
@@ -11,14 +54,19 @@ def write_position(
     """Puts one position of one layer into the cache.
 
     Args:
-      cache: keys and values [layers, rows, T, H, K].
-      new: keys and values [rows, 1, H, K] of the position.
+      cache: keys [L, N, H, K, S] and values [L, N, H, S, K].
+      new: keys and values [N, 1, H, K] of the position.
       layer: int32 scalar, the layer's index.
       position: int32 scalar, counted from 0.
 
     Returns:
-      The cache, and that layer's keys and values [rows, T, H, K].
+      The cache, and that layer's keys [N, H, K, S] and values [N, H, S, K].
     """
-    write = lambda old, one: jax.lax.dynamic_update_slice(old, one[None], (layer, 0, position, 0, 0))
-    cache = jax.tree.map(write, cache, new)
-    return cache, jax.tree.map(lambda kept: jax.lax.dynamic_index_in_dim(kept, layer, keepdims=False), cache)
+    key, value = kept(new)
+    update = jax.lax.dynamic_update_slice
+    cache = (
+        update(cache[0], key[None], (layer, 0, 0, 0, position)),
+        update(cache[1], value[None], (layer, 0, 0, position, 0)),
+    )
+    own = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
+    return cache, (own(cache[0]), own(cache[1]))

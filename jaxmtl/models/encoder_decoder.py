@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxmtl.models import decoding_cache
 from jaxmtl.models.masks import Segments
 
 Cache = dict[str, Any]
@@ -48,11 +49,10 @@ class EncoderDecoder(nn.Module):
           rows_per_input: R, rows decoded for each input.
 
         Returns:
-          "memory": keys and values [layers, B, S, H, K]; "self": zeros [layers, B·R, T, H, K].
+          "memory": keys and values of the memory in all layers; "self": room for the decoder's own.
         """
         config = self.config
         _, cross = self.decoder.cross_cache(None, memory)
-        rows = memory.shape[0] * rows_per_input
-        shape = (config.num_decoder_layers, rows, max_length, config.num_heads, config.head_dim)
-        zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
-        return {"memory": cross, "self": (zeros, zeros)}
+        sizes = (config.num_decoder_layers, memory.shape[0] * rows_per_input, max_length)
+        heads = (config.num_heads, config.head_dim, jnp.dtype(config.dtype))
+        return {"memory": cross, "self": decoding_cache.empty(*sizes, *heads)}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models import prompts
-from jaxmtl.models.decoding_cache import KeysAndValues
+from jaxmtl.models.decoding_cache import KeysAndValues, capacity, empty, kept
 from jaxmtl.models.gpt_config import GPTConfig
 from jaxmtl.models.gpt_layers import Block, Seen
 from jaxmtl.models.layers import Dense, Dropout, Embed, LayerNorm, normal
@@ -193,11 +193,11 @@ class GPT(nn.Module):
           rows_per_input: R.
 
         Returns:
-          "memory": as it is; "self": zeros [layers, B·R, T, H, K].
+          "memory": the prompts' as steps read them; "self": room for what will be generated.
         """
-        layers, batch, _, *head = memory[0].shape
-        zeros = jnp.zeros((layers, batch * rows_per_input, max_length, *head), memory[0].dtype)
-        return {"memory": memory, "self": (zeros, zeros)}
+        layers, batch, _, heads, width = memory[0].shape
+        own = empty(layers, batch * rows_per_input, max_length, heads, width, memory[0].dtype)
+        return {"memory": kept(memory), "self": own}
 
     def decode_step(
         self, tokens: jax.Array, position: jax.Array, cache: Mapping[str, Any], input_mask: jax.Array | None
@@ -213,11 +213,11 @@ class GPT(nn.Module):
         Returns:
           float32 [B·R, V], logits, and the cache for the next step.
         """
-        memory, (_, rows, max_length, *_) = cache["memory"], cache["self"][0].shape
-        real = jnp.ones(memory[0].shape[1:3], bool) if input_mask is None else input_mask
+        memory, rows = cache["memory"], cache["self"][0].shape[1]
+        real = jnp.ones((memory[0].shape[1], capacity(memory)), bool) if input_mask is None else input_mask
         before = prompts.target_positions(real, 1)
         x = self._embed(tokens[:, None], jnp.repeat(before, rows // real.shape[0], axis=0) + position, train=False)
-        bias = causal_bias(position[None], jnp.arange(max_length))
+        bias = causal_bias(position[None], jnp.arange(capacity(cache["self"])))
         carry = (x, cache["self"], jnp.zeros((), jnp.int32))
         (x, own, _), _ = self.layers.step(carry, memory, position, prompts.without_last(real), bias)
         return self.logits(x)[:, 0], {**cache, "self": own}

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
-from jaxmtl.models.decoding_cache import KeysAndValues, write_position
+from jaxmtl.models.decoding_cache import KeysAndValues, kept, write_position
 from jaxmtl.models.gpt_config import ACTIVATIONS, GPTConfig
 from jaxmtl.models.layers import Dense, Dropout, LayerNorm, normal
 from jaxmtl.models.masks import Mask
@@ -75,7 +75,7 @@ class SelfAttention(nn.Module):
         """
         query, own = self.queries(x), self.keys_and_values(x)
         if seen.prompt is not None and prompt is not None:
-            return self._out(attend_to_prompt(query, prompt, own, seen.prompt, seen.bias)), own
+            return self._out(attend_to_prompt(query, kept(prompt), kept(own), seen.prompt, seen.bias)), own
         both, bias = own, seen.bias
         if prompt is not None:
             both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), prompt, own)
@@ -86,7 +86,7 @@ class SelfAttention(nn.Module):
     def look_up(
         self, x: jax.Array, prompt: KeysAndValues, own: KeysAndValues, prompt_seen: jax.Array, own_bias: jax.Array
     ) -> jax.Array:
-        """Lets one position `x` [B·R, 1, D] look at keys and values that are already projected."""
+        """Lets one position `x` [B·R, 1, D] look at keys and values that were kept."""
         return self._out(attend_to_prompt(self.queries(x), prompt, own, prompt_seen, own_bias))
 
     def _out(self, mixed: jax.Array) -> jax.Array:
@@ -164,8 +164,8 @@ class Block(nn.Module):
         """Decodes one position.
 
         Args:
-          carry: (x [B·R, 1, D], keys and values [layers, B·R, T, H, K] of what was generated, index of this layer).
-          prompt: this layer's keys and values [B, S, H, K] of the prompt.
+          carry: (x [B·R, 1, D], cache of what was generated as in `write_position`, index of this layer).
+          prompt: this layer's keys [B, H, K, S] and values [B, H, S, K] of the prompt.
           position: int32 scalar, where the token stands among the generated ones.
           prompt_seen: bool [B, S], True on keys of the prompt to see.
           own_bias: float32 [1, T], hides what comes later.

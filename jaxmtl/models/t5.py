@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
+from jaxmtl.models.decoding_cache import capacity
 from jaxmtl.models.encoder_decoder import Cache, EncoderDecoder
 from jaxmtl.models.layers import Dense, Dropout, Embed, RelativeBias, RMSNorm, normal
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
@@ -142,8 +143,7 @@ class T5(EncoderDecoder):
         Returns:
           float32 [B·R, V], logits, and the cache for the next step.
         """
-        max_length = cache["self"][0].shape[2]
-        positions = jnp.arange(max_length)
+        positions = jnp.arange(capacity(cache["self"]))
         bias = self.decoder_bias(position[None], positions) + causal_bias(position[None], positions)
         x = self.token_embedding(tokens[:, None])
         carry = (x, cache["self"], jnp.zeros((), jnp.int32))

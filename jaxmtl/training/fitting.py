@@ -19,6 +19,7 @@ from jaxmtl.adapters import rows
 from jaxmtl.adapters.lora import Adapter, LoRA
 from jaxmtl.models import flops
 from jaxmtl.models.lengths import check_room
+from jaxmtl.models.stack import unrolled_on_cpus
 from jaxmtl.partitioning import replicated
 from jaxmtl.training.fit_rows import Fit, RowBatches, row_batches, rows_of_step
 from jaxmtl.training.fits import AdamW, FitProgram, FitState
@@ -103,7 +104,7 @@ def fit_all(
         splits the model itself.
       UnknownNameError: if a target matches no layer.
     """
-    program = FitProgram(_suited(module), lora, optimizer, mesh=_checked(mesh))
+    program = FitProgram(unrolled_on_cpus(module), lora, optimizer, mesh=_checked(mesh))
     for fit in fits:
         check_room(program.config, map(len, fit.inputs), map(len, fit.targets), fit.name)
     devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
@@ -117,14 +118,6 @@ def fit_all(
     for chunk, group in zip(chunks, groups, strict=True):
         found |= zip(chunk, _train(program, params, group, batches, count), strict=True)
     return [found[index] for index in range(len(fits))]
-
-
-def _suited(module: nn.Module) -> nn.Module:
-    """Unrolls the layers on CPUs, where a scan copies what each of them keeps: that takes an eighth of a step."""
-    if jax.default_backend() != "cpu":
-        return module
-    config: Any = module.config  # type: ignore[attr-defined]
-    return type(module)(dataclasses.replace(config, scan_unroll=0))
 
 
 class _Group:

@@ -11,6 +11,7 @@ from packing_toy import examples, packed_batch
 from jaxmtl.models.bart import BART
 from jaxmtl.models.bart_config import SIZES, BARTConfig, named_config
 from jaxmtl.models.decoding import greedy
+from jaxmtl.models.decoding_cache import capacity
 from jaxmtl.models.lengths import check_room
 from jaxmtl.models.masks import Segments
 from jaxmtl.models.shifting import shift_right, shift_right_in_segments
@@ -107,8 +108,8 @@ def test_steps_give_the_logits_of_the_whole_and_rows_share_one_memory():
     np.testing.assert_allclose(whole, repeated, atol=2e-5)
     variables = {"params": params}
     cache = module.apply(variables, memory, 6, 3, method="start_cache")
-    assert {leaf.shape[:3] for leaf in jax.tree.leaves(cache["self"])} == {(2, 6, 6)}
-    assert {leaf.shape[:3] for leaf in jax.tree.leaves(cache["memory"])} == {(2, 2, 9)}
+    assert {leaf.shape[:2] for leaf in jax.tree.leaves(cache["self"])} == {(2, 6)} and capacity(cache["self"]) == 6
+    assert {leaf.shape[:2] for leaf in jax.tree.leaves(cache["memory"])} == {(2, 2)} and capacity(cache["memory"]) == 9
     step = jax.jit(functools.partial(module.apply, variables, method="decode_step"))
     for position in range(6):
         logits, cache = step(decoder_inputs[:, position], jnp.asarray(position), cache, mask)
