@@ -157,10 +157,15 @@ def _keep_config(path: pathlib.Path, text: Callable[[], str]) -> None:
 
 
 def table(scores: "Mapping[str, Scores]") -> str:
-    """Returns the scores per category and over all examples as text."""
+    """Returns the scores per category and over all examples as text; no such mean where tasks were scored repeatedly.
+
+    The categories of few-shot runs are settings, and a mean over 0, 5 and 40 shots is the score of nothing.
+    """
     from jaxmtl.tasks import metrics
 
-    rows = [*metrics.per_category(scores.values()).values(), metrics.overall(scores.values())]
+    rows = list(metrics.per_category(scores.values()).values())
+    if len({one.task for one in scores.values()}) == len(scores):
+        rows.append(metrics.overall(scores.values()))
     names = list(rows[-1].metrics)
     lines = [f"{'category':<40}{'n':>6}" + "".join(f"{name:>14}" for name in names)]
     for row in rows:

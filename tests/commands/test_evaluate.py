@@ -10,9 +10,11 @@ import pytest
 from short_runs import MODEL, evaluate_words
 
 from jaxmtl.adapters.lora import LoRA, init_adapter
+from jaxmtl.commands.evaluate import table
 from jaxmtl.evals import files
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.main import main
+from jaxmtl.types import Scores
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +122,11 @@ def test_wrong_adapters_are_named(store, run_dir, folders, tmp_path, capsys):
     ):
         assert main([*words, *more]) in (1, 2)
         assert message in capsys.readouterr().err
+
+
+def test_a_mean_is_printed_over_tasks_but_not_over_settings():
+    of = lambda task, category, value: Scores(task=task, category=category, n=2, metrics={"nll": value})
+    rows = lambda scores: [line.split()[0] for line in table(scores).splitlines()[1:]]
+    one, two = of("a", "5-shots", 1.0), of("b", "5-shots", 3.0)
+    assert rows({"1": one, "2": two}) == ["5-shots", "all"]
+    assert rows({"1": one, "2": two, "3": of("a", "0-shots", 5.0)}) == ["0-shots", "5-shots"]

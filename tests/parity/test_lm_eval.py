@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 ROWS = [
-    {"question": "a cat and a dog", "choices": ["cat", "dog", "a bird"], "label": 0},
+    {"question": "a cat and a dog", "choices": ["cat", "a bird"], "label": 0},
     {"question": "the sky is", "choices": ["blue", "green"], "label": 0},
     {"question": "is water wet", "choices": ["no", "yes"], "label": 1},
     {"question": "is it", "choices": ["no", "yes"], "label": 0},
@@ -116,25 +116,30 @@ def same(ours, theirs):
 def test_a_task_scores_our_model_as_its_torch_twin(family, request, tasks):
     pytest.importorskip("lm_eval")
     (pretrained, folder), names = request.getfixturevalue(family), list(TASKS)[: 3 if family == "gpt" else 2]
-    scores, found = answers(ours.register()(pretrained, batch_size=2), tasks, names)
+    scores, found = answers(ours.register()(pretrained, batch_size=4), tasks, names)
     torch_model = pytest.importorskip("lm_eval.models.huggingface").HFLM(
         pretrained=torch_twin(pretrained, folder), tokenizer=torch_tokenizer(folder, family), batch_size=1
     )
     expected_scores, expected = answers(torch_model, tasks, names)
-    for name in names:
+    if family == "t5":
+        # Of encoder-decoders the harness's own model counts the context as part of what is generated, and goes on.
+        pairs = zip(found.pop("texts"), expected.pop("texts"), strict=True)
+        texts = [(one[0][0], theirs[0][0]) for one, theirs in pairs]
+        assert all(theirs.startswith(one) and one for one, theirs in texts)
+    for name in found:
         same(found[name], expected[name])
         for metric in TASKS[name]["metric_list"]:
             key = f"{metric['metric']},none"
             assert scores[name][key] == pytest.approx(expected_scores[name][key], rel=1e-4)
-    texts = [text for row in found["texts"] for text in row[0]]
-    assert any(texts)
 
 
 def torch_twin(pretrained, folder):
     import transformers
 
     kind = "T5ForConditionalGeneration" if isinstance(pretrained.module, T5) else "GPT2LMHeadModel"
-    return getattr(transformers, kind).from_pretrained(folder).eval()
+    model = getattr(transformers, kind).from_pretrained(folder).eval()
+    model.config.tie_word_embeddings = pretrained.config.tied_head  # else the harness's model would tie the head again
+    return model
 
 
 def torch_tokenizer(folder, family):
