@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from jaxmtl.commands.progress import shown
 from jaxmtl.types import InputError
 
 if TYPE_CHECKING:
@@ -87,13 +86,14 @@ def evaluate(
     Returns:
       Task name to its scores.
     """
+    from jaxmtl.commands.live_table import shown_tasks
     from jaxmtl.evals.summary import Labels
 
     loaded = load()
     labels = Labels(study=study, seed=loaded.seed, step=loaded.step, config_hash=config_hash, git_hash=git_hash())
     found = adapters(loaded.pretrained)
     options = {} if found is None else {"adapters": found}
-    with shown("evaluating") as update:
+    with shown_tasks("evaluating") as update:
         scores = score(loaded.pretrained, run_dir=run_dir, labels=labels, progress=update, **options)
     _keep_config(pathlib.Path(run_dir) / "config.gin", operative_text)
     return scores

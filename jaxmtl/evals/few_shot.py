@@ -19,6 +19,7 @@ from jaxmtl.evals import files, runner
 from jaxmtl.evals.per_task import Setting, fit_of_rows
 from jaxmtl.evals.requests import mesh_of
 from jaxmtl.evals.summary import Labels
+from jaxmtl.evals.watch import TaskState, Within, tell
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.files import write_whole
 from jaxmtl.training.fit_rows import Fit
@@ -96,13 +97,18 @@ def evaluate(
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     names = store.task_names(split) if tasks is None else list(tasks)
     _check(pretrained, store, run_dir, split, few_shot.settings)
+    for setting in few_shot.settings:
+        for name in names:
+            count = store.entry(name, split).num_examples
+            tell(progress, TaskState(task=name, category=setting.label, n=count))
     found = {}
     # One setting after the other: what is finished survives a stop, and hundreds of tasks fill a device anyway.
     for setting in few_shot.settings:
         own = dataclasses.replace(labels, run=f"{labels.run}/{setting.label}", seed=setting.seed)
-        options: dict[str, Any] = dict(tasks=names, labels=own, progress=progress)
+        told = Within(progress, setting.label)
+        options: dict[str, Any] = dict(tasks=names, labels=own, progress=told)
         if setting.shots != 0:
-            options["adapters"] = _adapters(pretrained, store, names, run_dir, few_shot, setting, progress)
+            options["adapters"] = _adapters(pretrained, store, names, run_dir, few_shot, setting, told)
         scores = score(pretrained, store, split, run_dir / setting.label, **options)
         for name, one in scores.items():
             found[f"{setting.label} {name}"] = dataclasses.replace(one, category=setting.label)
