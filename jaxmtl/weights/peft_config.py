@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow
-import pyarrow.compute
 
 from jaxmtl.files import write_whole
 from jaxmtl.types import InputError
@@ -221,7 +220,10 @@ def _is_match(pattern: str, module: str) -> bool:
 
     Python's own matcher may take exponential time. This one is RE2, which is quick because it remembers no groups.
     """
-    return pyarrow.compute.match_substring_regex(pyarrow.scalar(module), f"^(?:{pattern})$").as_py()
+    import pyarrow.compute  # takes a sixth of a second, and few programs read adapters
+
+    options = pyarrow.compute.MatchSubstringOptions(f"^(?:{pattern})$")
+    return pyarrow.compute.call_function("match_substring_regex", [pyarrow.scalar(module)], options).as_py()
 
 
 def _end(pattern: str) -> str:

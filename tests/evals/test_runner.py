@@ -208,7 +208,7 @@ class Watch:
 
 def test_progress_ends_at_the_number_of_requests(pretrained, store, tmp_path):
     watch = Watch()
-    evaluate(pretrained, store, tmp_path, batch_size=2, max_tokens=2, chunk_size=5, progress=watch)
+    evaluate(pretrained, store, tmp_path, batch_size=2, max_tokens=2, progress=watch)
     seen, sizes = watch.batches, {"task1_colour": 2, "task2_wet": 3, "task3_count": 1}
     # All tasks at first, then each with its scores.
     assert watch.tasks == [(task, n, done) for done in (False, True) for task, n in sizes.items()]

@@ -58,7 +58,7 @@ def test_the_page_is_complete_and_well_formed(make_run):
 
 def test_the_page_needs_no_other_file(make_run):
     checker = check(page.write_report(make_run()))
-    assert len(checker.images) == 3
+    assert len(checker.images) == 4
     for source in checker.images:
         assert base64.b64decode(source.removeprefix("data:image/png;base64,"))[:4] == b"\x89PNG"
     assert not any(tag == "link" or (tag == "script" and "src" in attrs) for tag, attrs in checker.tags)
@@ -68,7 +68,7 @@ def test_links_lead_to_files_that_are_there(make_run, tmp_path):
     out = tmp_path / "elsewhere"
     path = page.write_report(make_run(), out)
     links = check(path).links
-    assert path == out / "report.html" and len(links) == 9
+    assert path == out / "report.html" and len(links) == 10
     assert all((out / link).is_file() for link in links)
     assert {pathlib.PurePath(link).suffix for link in links} == {".csv", ".md", ".png"}
 
@@ -146,7 +146,7 @@ def test_what_training_drew_is_shown_beside_what_was_asked_for(make_run):
     checker = check(page.write_report(folder))
     assert "Draws" in checker.text and "96 rows were drawn of 3 tasks" in " ".join(checker.text)
     assert [attrs["id"] for tag, attrs in checker.tags if attrs.get("class") == "sortable"] == ["draws", "tasks"]
-    assert len(checker.images) == 4 and {f"report/draws.{kind}" for kind in ("csv", "md", "png")} <= set(checker.links)
+    assert len(checker.images) == 5 and {f"report/draws.{kind}" for kind in ("csv", "md", "png")} <= set(checker.links)
     lines = (folder / "report" / "draws.md").read_text().splitlines()
     assert lines[2:4] == ["| task_a | 30 | 24.00 | 1.25 |", "| task_b | 66 | 72.00 | 0.92 |"]
     assert (folder / "report" / "draws.csv").read_text().splitlines()[2] == f"task_b,66,72.0,{66 / 72}"
