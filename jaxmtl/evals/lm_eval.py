@@ -11,6 +11,7 @@ import functools
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -55,8 +56,8 @@ class Requests:
       max_gen_toks: most tokens of a generated text where the task says nothing.
       count_end: whether the end token counts as the last of a continuation. The harness's own models do not count it;
         rank classification in the manner of T0 does.
-      device: refused; JAX chooses devices.
-      max_batch_size: not needed; batches have a fixed size.
+      device: not read, for the harness names one whether it was asked to or not; JAX chooses (`JAX_PLATFORMS=cpu`).
+      max_batch_size: not read; the size of a batch does not change.
 
     Raises:
       InputError: if the model cannot be loaded, has no tokenizer or writes no texts, or a value is out of range.
@@ -76,8 +77,6 @@ class Requests:
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        if device is not None:
-            raise InputError(f"device is {device!r}; JAX chooses devices: leave it out and set JAX_PLATFORMS=cpu")
         if not str(batch_size).isdigit() or int(batch_size) < 1:
             raise InputError(f"batch_size is {batch_size!r}; expected a number, at least 1")
         self.pretrained = pretrained if isinstance(pretrained, Pretrained) else load_pretrained(pretrained, dtype=dtype)
@@ -214,9 +213,12 @@ def register() -> type:
 
 
 def main() -> None:
-    """Runs the harness's own command, with jaxmtl's models registered."""
-    register()
-    _harness("lm_eval.__main__").cli_evaluate()
+    """Runs the harness's own command, with jaxmtl's models registered; what a user got wrong is one line."""
+    try:
+        register()
+        _harness("lm_eval.__main__").cli_evaluate()
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 
 def _harness(module: str) -> Any:

@@ -143,8 +143,6 @@ def test_what_a_model_cannot_do_is_refused(pretrained, decoder_only):
         Requests(pretrained).loglikelihood_rolling([ask("a text")])
     with pytest.raises(InputError, match="256 tokens are to be generated, but the model reads 32"):
         Requests(decoder_only).generate_until([ask("a", {})], disable_tqdm=True)
-    with pytest.raises(InputError, match="JAX chooses devices"):
-        Requests(pretrained, device="cuda")
     with pytest.raises(InputError, match="batch_size is 'auto'"):
         Requests(pretrained, batch_size="auto")
     with pytest.raises(InputError, match="has no tokenizer"):

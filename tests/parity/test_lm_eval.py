@@ -1,6 +1,7 @@
 """Local tasks of lm-evaluation-harness give a jaxmtl model the scores that they give its torch twin."""
 
 import json
+import sys
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,6 @@ from jaxmtl.models.gpt_config import GPT2Config
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.t5_config import T5Config
 from jaxmtl.tokenizers import load_tokenizer, train_sentencepiece
-from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained, save_pretrained
 
 pytestmark = [
@@ -159,7 +159,18 @@ def test_a_model_is_named_as_the_harness_names_models(gpt, tasks):
     assert scores["choices"]["alias"] == "choices"
 
 
-def test_perplexities_of_an_encoder_decoder_are_refused(t5, tasks):
+def test_as_a_command_it_refuses_perplexities_of_an_encoder_decoder_in_one_line(t5, tasks, monkeypatch):
     pytest.importorskip("lm_eval")
-    with pytest.raises(InputError, match="needs a decoder-only model"):
-        answers(ours.register()(t5[0]), tasks, ["whole"])
+    words = [
+        "--model",
+        "jaxmtl",
+        "--model_args",
+        f"pretrained={t5[1]}",
+        "--include_path",
+        str(tasks),
+        "--tasks",
+        "whole",
+    ]
+    monkeypatch.setattr(sys, "argv", ["lm_eval", "run", *words])
+    with pytest.raises(SystemExit, match="error: perplexity of whole texts .* needs a decoder-only model"):
+        ours.main()
