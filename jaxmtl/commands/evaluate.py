@@ -99,9 +99,8 @@ def evaluate(
         if not steps:
             found = _scored(load(), score, adapters, run_dir=run_dir, labels=labels, progress=told)
         for step in steps:
-            options = dict(run_dir=pathlib.Path(run_dir) / f"step-{step}", labels=labels)
-            options["progress"] = Within(told, f"step {step}")
-            scores = _scored(load(step=step), score, adapters, **options)
+            folder, own = pathlib.Path(run_dir) / f"step-{step}", Within(told, f"step {step}")
+            scores = _scored(load(step=step), score, adapters, run_dir=folder, labels=labels, progress=own)
             found |= {f"step {step} {name}": _of_step(one, step, scores) for name, one in scores.items()}
     _keep_config(pathlib.Path(run_dir) / "config.gin", operative_text)
     return found

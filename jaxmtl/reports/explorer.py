@@ -62,12 +62,12 @@ def _first_choice(names: Sequence[str], columns: Sequence[Column]) -> tuple[int,
     a single state two metrics.
     """
     scores = range(NUM_LEADING, len(names))
-    metric = lambda place: names[place].partition(" (")[0]
-    first = next((place for name in METRICS for place in scores if metric(place) == name), NUM_LEADING)
+    metrics = [name.partition(" (")[0] for name in names]
+    first = next((place for name in METRICS for place in scores if metrics[place] == name), NUM_LEADING)
     states = list({column.run: column for column in columns}.values())
     states = states if len(states) > 1 else columns
     if len(states) > 1:
-        x, y = (names.index(f"{metric(first)} ({state.label})") for state in (states[0], states[-1]))
+        x, y = (names.index(f"{metrics[first]} ({state.label})") for state in (states[0], states[-1]))
         return x, y
     return first, next((place for place in scores if place != first), first)
 
