@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from jaxmtl.evals import scoring
 from jaxmtl.evals.harness_requests import Coder, Ending, context_limit, ending_of, is_decoder_only
 from jaxmtl.evals.lm_eval import Requests
 from jaxmtl.models.shifting import shift_right
@@ -136,6 +137,21 @@ def test_likelihoods_are_those_of_each_request_alone(model, request):
         assert is_greedy == (real.argmax(-1) == target).all()
     # A piece of a word, written alone, gets a mark of a word's beginning before it in SentencePiece.
     assert [is_greedy for _, is_greedy in found] == [False, False, model == "decoder_only"]
+
+
+def test_requests_of_all_tasks_go_together_and_a_context_is_read_once(decoder_only, monkeypatch):
+    calls = []
+
+    def losses(pretrained, inputs, choices, **options):
+        calls.append((list(inputs), choices))
+        return [[np.full((len(ids), 2), ids[0]) for ids in row] for row in choices]
+
+    monkeypatch.setattr(scoring, "choice_losses", losses)
+    pairs = [("ab", "c"), ("d", "e"), ("ab", "f"), ("ab ", "c"), ("d", "eg")]
+    found = Requests(decoder_only).loglikelihood([ask(*pair) for pair in pairs], disable_tqdm=True)
+    ((inputs, choices),) = calls
+    assert inputs == [(1, 2), (4,)] and choices == [[[3], [6], [27, 3]], [[5], [5, 7]]]
+    assert [value for value, _ in found] == [-3, -5, -6, -54, -10]  # each behind its own request
 
 
 def test_what_a_model_cannot_do_is_refused(pretrained, decoder_only):
