@@ -71,9 +71,7 @@ def evaluate(
     spans = dataclasses.asdict(span_choice)
     settings = dict(split=split, weights_hash=weights_hash(pretrained.params), spans=spans)
     scores: dict[str, Scores] = {}
-    states = {name: _planned(store, split, name) for name in names}
-    for state in states.values():
-        tell(progress, state)
+    states = {name: _told(progress, store, split, name) for name in names}
     for number, name in enumerate(names, 1):
         path, key = files.prediction_file(run_dir, name), _key(store, split, name, settings | _heads(pretrained))
         rows = _finished(path, key, store.examples(name, split).ids)
@@ -91,9 +89,12 @@ def evaluate(
     return scores
 
 
-def _planned(store: TokenStore, split: str, name: str) -> TaskState:
+def _told(progress: Progress | None, store: TokenStore, split: str, name: str) -> TaskState:
+    """Tells of a task that is to be answered, and returns what was told."""
     entry = store.entry(name, split)
-    return TaskState(task=name, category=entry.category, n=entry.num_examples)
+    state = TaskState(task=name, category=entry.category, n=entry.num_examples)
+    tell(progress, state)
+    return state
 
 
 def _key(store: TokenStore, split: str, name: str, settings: Mapping[str, Any]) -> str:
