@@ -1,7 +1,8 @@
 # Everything runs in .venv, which is made when it is missing.
 #   make demo     trains a small T5 on the embedded tasks and writes a report
 #   make test     linters and the default test suite
-#   make parity   comparisons with torch models, tests of Apache Beam, the longest tests, the benchmarks' environment
+#   make parity   comparisons with torch models and lm-evaluation-harness, tests of Apache Beam, the longest tests,
+#                 the benchmarks' environment
 #   make bench    every benchmark, one JSON line each
 
 PYTHON ?= python3
@@ -28,7 +29,7 @@ INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 # pip, not uv: where a CPU build of torch is at hand, only pip finds it.
 .venv/parity: .venv/test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(INSTALL) --editable '.[cpu,beam,dev,parity]'
+	$(INSTALL) --editable '.[cpu,beam,dev,lm_eval,parity]'
 	touch $@
 
 demo: .venv/demo
@@ -44,7 +45,7 @@ test: lint
 	$(BIN)/pytest -n 2 --dist loadfile
 
 parity: .venv/parity
-	$(BIN)/pytest -n 2 --dist loadfile -m 'torch or beam or long'
+	$(BIN)/pytest -n 2 --dist loadfile -m 'torch or beam or lm_eval or long'
 
 bench: .venv/parity
 	for name in feed train fewshot decode rank start load; do $(BIN)/python benchmarks/$$name.py || exit 1; done

@@ -64,6 +64,7 @@ setuptools.setup(
         "data": DATA,
         "beam": BEAM,
         "dev": DEV,
+        "lm_eval": ["lm-eval>=0.4.13,<0.5"],  # its base, which brings no torch
         "parity": ["torch==2.13.0", "transformers>=5.23,<6", "peft>=0.17"],
     },
     entry_points={"console_scripts": ["jaxmtl=jaxmtl.main:main"]},

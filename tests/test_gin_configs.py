@@ -37,6 +37,7 @@ LAYERINGS = [
     (["runs/evaluate.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
     *((["runs/evaluate.gin", mesh], [*TRAINING, "CHECKPOINT=runs/first"]) for mesh in MESHES),
     (["runs/evaluate.gin", "runs/few_shot.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
+    (["runs/evaluate.gin", "runs/trajectory.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
     (["models/t5_1_1/tiny.gin", "runs/untrained.gin"], TRAINING),
     ([SMALL, "runs/untrained.gin", "mesh/cpu1.gin"], TRAINING),
     *(([model, TRAIN, HEADS], TRAINING) for model in ROBERTAS),

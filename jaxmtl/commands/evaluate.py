@@ -4,12 +4,12 @@ import argparse
 import dataclasses
 import os
 import pathlib
+import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxmtl.commands.progress import shown
 from jaxmtl.host_memory import keep_freed_memory
 from jaxmtl.types import InputError
 
@@ -67,55 +67,108 @@ class Loaded:
 
 def evaluate(
     *,
-    load: Callable[[], Loaded],
+    load: Callable[..., Loaded],
     run_dir: str | os.PathLike,
     score: "Callable[..., dict[str, Scores]]",
     adapters: "Callable[[Pretrained], Adapters]" = lambda pretrained: None,
+    steps: Sequence[int] = (),
     study: str = "",
     config_hash: str = "",
     operative_text: Callable[[], str],
 ) -> "dict[str, Scores]":
-    """Loads a model and scores it with a progress bar.
+    """Loads a model and scores it, or does so with several checkpoints, and shows how far it is.
 
     Args:
-      load: gives the model: `checkpoint` or `untrained` with its arguments bound.
+      load: gives the model: `checkpoint` or `untrained` with its arguments bound; with `steps`, called with each.
       run_dir: where results go.
       score: `evals.runner.evaluate` with store, split and settings bound.
       adapters: gives the model's adapters: `adapter_folders.load` with its arguments bound.
+      steps: checkpoints to score, each into a folder `step-STEP` of its own in the run folder; one model if empty.
       study: study the records belong to.
       config_hash: hash of the config, for the records.
       operative_text: gives the config with all values used, written to `config.gin` unless there is one.
 
     Returns:
-      Task name to its scores.
+      Task name to its scores; with `steps`, "step STEP TASK" to scores that have the step as category.
     """
+    from jaxmtl.commands.live_table import shown_tasks
     from jaxmtl.evals.summary import Labels
+    from jaxmtl.evals.watch import Within
 
-    loaded = load()
-    labels = Labels(study=study, seed=loaded.seed, step=loaded.step, config_hash=config_hash, git_hash=git_hash())
+    labels = Labels(study=study, config_hash=config_hash, git_hash=git_hash()).of_folder(run_dir)
+    found: dict[str, Scores] = {}
+    with shown_tasks("evaluating") as told:
+        if not steps:
+            found = _scored(load(), score, adapters, run_dir=run_dir, labels=labels, progress=told)
+        for step in steps:
+            folder, own = pathlib.Path(run_dir) / f"step-{step}", Within(told, f"step {step}")
+            scores = _scored(load(step=step), score, adapters, run_dir=folder, labels=labels, progress=own)
+            found |= {f"step {step} {name}": _of_step(one, step, scores) for name, one in scores.items()}
+    _keep_config(pathlib.Path(run_dir) / "config.gin", operative_text)
+    return found
+
+
+def _scored(
+    loaded: Loaded,
+    score: "Callable[..., dict[str, Scores]]",
+    adapters: Callable[..., Any],
+    *,
+    labels: Any,
+    **where: Any,
+) -> "dict[str, Scores]":
+    own = dataclasses.replace(labels, seed=loaded.seed, step=loaded.step)
     found = adapters(loaded.pretrained)
     options = {} if found is None else {"adapters": found}
-    with shown("evaluating") as update:
-        scores = score(loaded.pretrained, run_dir=run_dir, labels=labels, progress=update, **options)
-    _keep_config(pathlib.Path(run_dir) / "config.gin", operative_text)
-    return scores
+    return score(loaded.pretrained, labels=own, **where, **options)
 
 
-def checkpoint(*, path: str | os.PathLike, dtype: str = "float32", mesh: "Mesh | None" = None) -> Loaded:
+def _of_step(one: "Scores", step: int, scores: "Mapping[str, Scores]") -> "Scores":
+    """Names scores after their step, and after their setting too where tasks were scored in several."""
+    setting = "" if _is_once(scores) else f", {one.category}"
+    return dataclasses.replace(one, category=f"step {step}{setting}")
+
+
+def kept_steps(*, path: str | os.PathLike, chosen: Sequence[int] | None = None) -> list[int]:
+    """Lists checkpoints of a run to score one after the other.
+
+    Args:
+      path: the run folder.
+      chosen: steps; all that are kept if None.
+
+    Returns:
+      The steps, ascending.
+
+    Raises:
+      InputError: if it is no run folder, one that is chosen is not kept, or none is chosen.
+    """
+    from jaxmtl.weights import steps_of
+
+    kept = steps_of(path)
+    steps = sorted(set(kept if chosen is None else chosen))
+    missing = [step for step in steps if step not in kept]
+    if missing or not steps:
+        raise InputError(f"STEPS is {chosen}; {path} keeps the checkpoints of steps {', '.join(map(str, kept))}")
+    return steps
+
+
+def checkpoint(
+    *, path: str | os.PathLike, dtype: str = "float32", mesh: "Mesh | None" = None, step: int | None = None
+) -> Loaded:
     """Loads a model.
 
     Args:
       path: a run folder, a Hugging Face folder or a hub id.
       dtype: dtype of weights and activations.
       mesh: devices to split over; the default device if None.
+      step: which checkpoint of a run folder; its best if None.
 
     Returns:
       The model, with step and seed of its run; both are 0 if it is no run folder.
     """
     from jaxmtl.weights import load_pretrained, seed_of, step_of
 
-    pretrained = load_pretrained(path, dtype=dtype, mesh=mesh)
-    return Loaded(pretrained=pretrained, step=step_of(path), seed=seed_of(path))
+    pretrained = load_pretrained(path, dtype=dtype, mesh=mesh, step=step)
+    return Loaded(pretrained=pretrained, step=step_of(path) if step is None else step, seed=seed_of(path))
 
 
 def untrained(*, module: "nn.Module", store: "TokenStore", seed: int = 0) -> Loaded:
@@ -159,13 +212,25 @@ def _keep_config(path: pathlib.Path, text: Callable[[], str]) -> None:
 
 
 def table(scores: "Mapping[str, Scores]") -> str:
-    """Returns the scores per category and over all examples as text."""
+    """Returns the scores per category and over all examples as text; no such mean where tasks were scored repeatedly.
+
+    The categories of few-shot runs are settings, those of trajectories are steps: a mean over 0, 5 and 40 shots is the
+    score of nothing.
+    """
     from jaxmtl.tasks import metrics
 
-    rows = [*metrics.per_category(scores.values()).values(), metrics.overall(scores.values())]
+    numbers = lambda row: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", row.category)]
+    rows = sorted(metrics.per_category(scores.values()).values(), key=numbers)  # 5 shots before 40
+    if _is_once(scores):
+        rows.append(metrics.overall(scores.values()))
     names = list(rows[-1].metrics)
     lines = [f"{'category':<40}{'n':>6}" + "".join(f"{name:>14}" for name in names)]
     for row in rows:
         values = "".join(f"{row.metrics[name]:>14.2f}" for name in names)
         lines.append(f"{row.category:<40}{row.n:>6}{values}")
     return "\n".join(lines)
+
+
+def _is_once(scores: "Mapping[str, Scores]") -> bool:
+    """Returns whether each task was scored once, not in several settings or at several steps."""
+    return len({one.task for one in scores.values()}) == len(scores)

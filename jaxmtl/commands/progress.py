@@ -25,7 +25,21 @@ def shown(description: str, console: Any = None) -> Iterator[Progress]:
     if console is None and not sys.stderr.isatty():
         yield lines(description)
         return
-    from rich import console as rich_console
+    from rich.console import Console
+
+    with bar_of(console or Console(stderr=True)) as bar:
+        yield update_of(bar, description)
+
+
+def bar_of(console: Any) -> Any:
+    """Makes a bar with rate and time left.
+
+    Args:
+      console: the rich console that it is drawn on.
+
+    Returns:
+      A rich progress display without a task.
+    """
     from rich import progress
 
     columns = (
@@ -35,15 +49,27 @@ def shown(description: str, console: Any = None) -> Iterator[Progress]:
         progress.TextColumn("{task.fields[rate]}"),
         progress.TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=console or rich_console.Console(stderr=True)) as bar:
-        task = bar.add_task(description, total=None, rate="")
+    return progress.Progress(*columns, console=console)
 
-        def update(done: int, total: int, stage: str) -> None:
-            speed = bar.tasks[0].speed
-            rate = f"{speed:.3g}/s" if speed else ""
-            bar.update(task, completed=done, total=total, rate=rate, description=f"{description} ({stage})")
 
-        yield update
+def update_of(bar: Any, description: str) -> Progress:
+    """Gives a bar its task.
+
+    Args:
+      bar: what `bar_of` made.
+      description: text before the bar.
+
+    Returns:
+      A function that moves the bar.
+    """
+    task = bar.add_task(description, total=None, rate="")
+
+    def update(done: int, total: int, stage: str) -> None:
+        speed = bar.tasks[0].speed
+        rate = f"{speed:.3g}/s" if speed else ""
+        bar.update(task, completed=done, total=total, rate=rate, description=f"{description} ({stage})")
+
+    return update
 
 
 def lines(description: str, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> Progress:

@@ -16,6 +16,7 @@ from jaxmtl.evals import files, summary
 from jaxmtl.evals.answers import Predicted, predict, score
 from jaxmtl.evals.spans import SpanChoice
 from jaxmtl.evals.summary import Labels
+from jaxmtl.evals.watch import TaskState, tell
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks.answers import SPAN
 from jaxmtl.types import InputError, Progress, Scores
@@ -70,6 +71,7 @@ def evaluate(
     spans = dataclasses.asdict(span_choice)
     settings = dict(split=split, weights_hash=weights_hash(pretrained.params), spans=spans)
     scores: dict[str, Scores] = {}
+    states = {name: _told(progress, store, split, name) for name in names}
     for number, name in enumerate(names, 1):
         path, key = files.prediction_file(run_dir, name), _key(store, split, name, settings | _heads(pretrained))
         rows = _finished(path, key, store.examples(name, split).ids)
@@ -80,10 +82,19 @@ def evaluate(
                 made_by = {"key": key, "split": split}
                 files.write_rows(path, [made_by | dataclasses.asdict(one) for one in rows])
         scores |= score({name: rows}, store, split)
+        tell(progress, dataclasses.replace(states[name], n=scores[name].n, scores=scores[name]))
         if progress is not None:
             progress(number, len(names), name)
     summary.write(run_dir, scores, settings, labels)
     return scores
+
+
+def _told(progress: Progress | None, store: TokenStore, split: str, name: str) -> TaskState:
+    """Tells of a task that is to be answered, and returns what was told."""
+    entry = store.entry(name, split)
+    state = TaskState(task=name, category=entry.category, n=entry.num_examples)
+    tell(progress, state)
+    return state
 
 
 def _key(store: TokenStore, split: str, name: str, settings: Mapping[str, Any]) -> str:

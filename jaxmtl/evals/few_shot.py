@@ -1,7 +1,7 @@
 """Few-shot transfer to the tasks of a token store: fit an adapter to each task's few examples, score it on others.
 
 Each setting (shots, seed, rate) has a folder of its own in the run folder: adapters/TASK in PEFT's form, fits.json with
-the training losses, and what an evaluation writes. Settings that are there already are not computed again.
+the training losses, and what an evaluation writes. Adapters and scores that are there already are not computed again.
 """
 
 import dataclasses
@@ -19,8 +19,10 @@ from jaxmtl.evals import files, runner
 from jaxmtl.evals.per_task import Setting, fit_of_rows
 from jaxmtl.evals.requests import mesh_of
 from jaxmtl.evals.summary import Labels
+from jaxmtl.evals.watch import TaskState, Within, tell
 from jaxmtl.feed.store import TokenStore
-from jaxmtl.files import explained, write_whole
+from jaxmtl.files import write_whole
+from jaxmtl.training.fit_rows import Fit
 from jaxmtl.training.fitting import Fitted, Schedule, fit_all
 from jaxmtl.types import InputError, Progress, Scores
 from jaxmtl.weights import Pretrained, check_reads, load_adapter, save_adapter
@@ -95,13 +97,18 @@ def evaluate(
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     names = store.task_names(split) if tasks is None else list(tasks)
     _check(pretrained, store, run_dir, split, few_shot.settings)
+    for setting in few_shot.settings:
+        for name in names:
+            count = store.entry(name, split).num_examples
+            tell(progress, TaskState(task=name, category=setting.label, n=count))
     found = {}
     # One setting after the other: what is finished survives a stop, and hundreds of tasks fill a device anyway.
     for setting in few_shot.settings:
         own = dataclasses.replace(labels, run=f"{labels.run}/{setting.label}", seed=setting.seed)
-        options: dict[str, Any] = dict(tasks=names, labels=own, progress=progress)
+        told = Within(progress, setting.label)
+        options: dict[str, Any] = dict(tasks=names, labels=own, progress=told)
         if setting.shots != 0:
-            options["adapters"] = _adapters(pretrained, store, names, run_dir, few_shot, setting, progress)
+            options["adapters"] = _adapters(pretrained, store, names, run_dir, few_shot, setting, told)
         scores = score(pretrained, store, split, run_dir / setting.label, **options)
         for name, one in scores.items():
             found[f"{setting.label} {name}"] = dataclasses.replace(one, category=setting.label)
@@ -128,48 +135,57 @@ def _adapters(
     setting: Setting,
     progress: Progress | None,
 ) -> dict[str, Adapter]:
-    """Loads the adapters of a setting, or fits and saves them."""
+    """Loads the adapters of a setting; fits and saves those of tasks that have none yet, or others."""
     folder = run_dir / setting.label
-    key = _key(pretrained, store, names, few_shot, setting)
     place = lambda name: folder / "adapters" / name
-    if _finished(folder / FITS, key):
-        return {name: load_adapter(place(name), pretrained) for name in names}
+    keys = {name: _key(pretrained, store, name, few_shot, setting) for name in names}
+    kept = _read_fits(folder / FITS)
+    missing = [name for name in names if kept.get(name, {}).get("key") != keys[name]]
     fits = []
-    for name in names:
+    for name in missing:
         examples = store.examples(name, few_shot.split)
         fits.append(fit_of_rows(name, *examples.rows(range(len(examples))), setting))
     options: dict[str, Any] = dict(mesh=mesh_of(pretrained.params), progress=progress)
-    fitted = fit_all(pretrained.module, pretrained.params, fits, few_shot.lora, few_shot.schedule, **options)
-    by_task = dict(zip(names, fitted, strict=True))
-    with explained(folder / FITS):
-        (folder / FITS).unlink(missing_ok=True)  # what it names is replaced, one adapter after the other
-    for name, one in by_task.items():
-        save_adapter(place(name), one.adapter, pretrained)
-    write_whole(folder / FITS, _described(key, by_task, {fit.name: len(fit.inputs) for fit in fits}))
-    return {name: one.adapter for name, one in by_task.items()}
+    made = [few_shot.lora, few_shot.schedule]
+    fitted = fit_all(pretrained.module, pretrained.params, fits, *made, **options) if fits else []
+    if not kept.keys().isdisjoint(missing):  # what they name is replaced, one adapter after the other
+        kept = {name: entry for name, entry in kept.items() if name not in missing}
+        _write_fits(folder / FITS, kept)
+    for fit, one in zip(fits, fitted, strict=True):
+        save_adapter(place(fit.name), one.adapter, pretrained)
+        kept[fit.name] = _described(keys[fit.name], fit, one)
+    if fits:
+        _write_fits(folder / FITS, kept)
+    new = {fit.name: one.adapter for fit, one in zip(fits, fitted, strict=True)}
+    return {name: new[name] if name in new else load_adapter(place(name), pretrained) for name in names}
 
 
-def _described(key: str, fitted: Mapping[str, Fitted], counts: Mapping[str, int]) -> str:
-    losses = lambda one: [round(float(loss), 6) for loss in np.asarray(one.losses)]
-    tasks = {name: dict(num_examples=counts[name], losses=losses(one)) for name, one in fitted.items()}
-    return json.dumps(dict(key=key, tasks=tasks), indent=1) + "\n"
+def _described(key: str, fit: Fit, fitted: Fitted) -> dict[str, Any]:
+    losses = [round(float(loss), 6) for loss in np.asarray(fitted.losses)]
+    return dict(key=key, num_examples=len(fit.inputs), losses=losses)
 
 
-def _finished(path: pathlib.Path, key: str) -> bool:
-    """Returns whether the adapters beside a file are those of a key: the file is written last."""
+def _write_fits(path: pathlib.Path, tasks: Mapping[str, Any]) -> None:
+    write_whole(path, json.dumps(dict(tasks=tasks), indent=1) + "\n")
+
+
+def _read_fits(path: pathlib.Path) -> dict[str, Any]:
+    """Reads which adapters are whole, each with the key of what made it: an entry is written behind its adapter."""
     try:
-        return json.loads(path.read_text("utf-8"))["key"] == key
-    except (OSError, ValueError, KeyError, TypeError):
-        return False  # not there, or damaged by hand: fitted again
+        tasks = json.loads(path.read_text("utf-8"))["tasks"]
+        return {name: entry for name, entry in tasks.items() if isinstance(entry, dict)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # not there, or damaged by hand: fitted again
 
 
-def _key(pretrained: Pretrained, store: TokenStore, names: Sequence[str], few_shot: FewShot, setting: Setting) -> str:
+def _key(pretrained: Pretrained, store: TokenStore, name: str, few_shot: FewShot, setting: Setting) -> str:
     schedule = dict(epochs=few_shot.schedule.epochs, batch_size=few_shot.schedule.batch_size)
     return files.key_of(
         dict(
             version=VERSION,
             weights_hash=pretrained.hash,
-            examples={name: store.entry(name, few_shot.split).sha256 for name in names},
+            task=name,
+            examples=store.entry(name, few_shot.split).sha256,
             lora=dataclasses.asdict(few_shot.lora),
             schedule=schedule,
             setting=dataclasses.asdict(setting),

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 from jaxmtl.evals import requests
 from jaxmtl.feed.tokenise import cut
 from jaxmtl.tasks.spec import Demonstration
+from jaxmtl.tokenizers import Tokenizer
 from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained
-
-EXTRA_ID_99 = 32000
-"""T5's id of `<extra_id_99>`."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,7 +21,7 @@ class Format:
     Attributes:
       input_prefix: text before a demonstration's input.
       output_prefix: text before a demonstration's output.
-      query_prefix: ids before a query's input.
+      query_token: name of the special token before a query's input, such as T5's `<extra_id_99>`; "" for none.
       query_special_tokens: whether a query has the special tokens that the tokenizer gives an input (T5: EOS).
       max_input_tokens: most tokens of a demonstration's input or of a query, prefix and special tokens counted.
       max_output_tokens: most tokens of a demonstration's output, prefix and end token counted.
@@ -36,7 +34,7 @@ class Format:
 
     input_prefix: str = "# Input #"
     output_prefix: str = " # Output #"
-    query_prefix: tuple[int, ...] = (EXTRA_ID_99,)
+    query_token: str = "<extra_id_99>"
     query_special_tokens: bool = False
     max_input_tokens: int = 256
     max_output_tokens: int = 64
@@ -50,7 +48,7 @@ class Format:
 FID_ICL = Format()
 """What FiD-ICL's models were trained with."""
 
-PLAIN_QUERY = Format(query_prefix=(), query_special_tokens=True)
+PLAIN_QUERY = Format(query_token="", query_special_tokens=True)
 """Queries as `scoring` reads inputs: for models that were not trained on demonstrations, and without any the same."""
 
 
@@ -99,9 +97,22 @@ def encode_queries(pretrained: Pretrained, inputs: Sequence[str], form: Format =
       Token ids of each.
 
     Raises:
-      InputError: if the model has no tokenizer or `inputs` is no list of texts.
+      InputError: if the model has no tokenizer, or it does not know the token before a query, or `inputs` is no list of
+        texts.
     """
     tokenizer = requests.tokenizer_of(pretrained)
+    before = _special_ids(tokenizer, form.query_token)
     rows = tokenizer.encode_batch(requests.checked_texts(inputs), form.query_special_tokens)
-    whole = [[*form.query_prefix, *ids] for ids in rows]
+    whole = [[*before, *ids] for ids in rows]
     return [cut(ids, form.max_input_tokens, tokenizer.eos_token_id) if ids else ids for ids in whole]
+
+
+def _special_ids(tokenizer: Tokenizer, name: str) -> list[int]:
+    """Returns the id of a special token, or nothing for no name."""
+    ids = tokenizer.encode(name, add_special_tokens=False) if name else []
+    if ids and (len(ids) > 1 or ids[0] == tokenizer.unk_token_id or tokenizer.decode(ids)):
+        raise InputError(
+            f"queries are to begin with {name!r}, which is no special token of {tokenizer.source}; give"
+            " form=icl_format.PLAIN_QUERY, or a Format with another query_token"
+        )
+    return ids

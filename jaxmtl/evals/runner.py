@@ -22,6 +22,7 @@ from jaxmtl.evals.predictions import Method, Row, Work
 from jaxmtl.evals.requests import BATCH_SIZE
 from jaxmtl.evals.summary import NLL, Labels
 from jaxmtl.evals.task_adapters import Adapted
+from jaxmtl.evals.watch import TaskState, tell
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks.metrics import METRICS
 from jaxmtl.tasks.spec import check_task_name
@@ -65,7 +66,7 @@ def evaluate(
       chunk_size: tasks are taken together until they have this many examples; then their predictions are written.
       max_examples: scores only the first examples of each task; all if None.
       labels: what the records say about the run; nothing but the folder's name if None.
-      progress: told after each batch (requests done, in all, stage); an example is two: score and generate.
+      progress: told after each batch (requests done, in all, stage; an example is two), and of tasks if a `TaskWatch`.
 
     Returns:
       Task name to its scores: text metrics as means over examples in percent, "nll" as mean over examples of the nats
@@ -85,13 +86,25 @@ def evaluate(
     files.check_split(run_dir, split)
     scores = _agree({task.name: predictions.finished(run_dir, task, how.metrics) for task in work}, work, how.metrics)
     left = [task for task in work if task.name not in scores]
+    for task in work:
+        tell(progress, _state(task, scores.get(task.name)))
     for task, rows in _predictions(pretrained, left, how, chunk_size, progress):
-        if jax.process_index() == 0:
-            files.write_rows(files.prediction_file(run_dir, task.name), rows)
-        scores[task.name] = predictions.means(task, rows, how.metrics)
+        scores[task.name] = _kept(run_dir, task, rows, how.metrics)
+        tell(progress, _state(task, scores[task.name]))
     scores = {task.name: scores[task.name] for task in work}
     summary.write(run_dir, scores, {**settings, **task_adapters.stated_hashes(adapters, adapted)}, labels)
     return scores
+
+
+def _kept(run_dir: pathlib.Path, task: Work, rows: Sequence[Row], metrics: Sequence[str]) -> Scores:
+    """Writes a task's predictions and returns what they come to."""
+    if jax.process_index() == 0:
+        files.write_rows(files.prediction_file(run_dir, task.name), rows)
+    return predictions.means(task, rows, metrics)
+
+
+def _state(task: Work, scores: Scores | None) -> TaskState:
+    return TaskState(task=task.name, category=task.category, n=task.count, scores=scores)
 
 
 def _predictions(

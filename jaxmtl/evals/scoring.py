@@ -47,6 +47,23 @@ class Read:
 Reader = Callable[[nn.Module, Any, jax.Array, jax.Array], Read]
 """Reads inputs as `encode` does."""
 
+Measure = Callable[[jax.Array, jax.Array], jax.Array]
+"""Measures tokens as `nll` does; compiled once, so give the same or an equal one each time."""
+
+
+def nll(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Measures how unlikely tokens are.
+
+    Args:
+      logits: float32 [N, T, V].
+      targets: int32 [N, T].
+
+    Returns:
+      float32 [N, T], nats.
+    """
+    picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - picked
+
 
 def loss(
     pretrained: Pretrained,
@@ -190,6 +207,7 @@ def choice_losses(
     *,
     adapters: RequestAdapters | None = None,
     reader: Reader | None = None,
+    measure: Measure = nll,
     batch_size: int = BATCH_SIZE,
     on_batch: OnBatch | None = None,
 ) -> list[list[np.ndarray]]:
@@ -201,11 +219,12 @@ def choice_losses(
       choices: [n] lists of rows of token ids.
       adapters: of the inputs; all choices of an input share its adapter.
       reader: reads the inputs of a batch; `encode` if None.
+      measure: what is measured of each token.
       batch_size: inputs scored at once.
       on_batch: told after each batch how many inputs it scored.
 
     Returns:
-      For each input and each of its choices float32 [T], nats.
+      For each input and each of its choices float32 [T], nats; of another measure what it gives of each token.
     """
     if len(inputs) != len(choices):
         raise InputError(f"{len(inputs)} inputs but {len(choices)} targets; expected as many")
@@ -226,8 +245,8 @@ def choice_losses(
             read = reader(pretrained.module, variables, *(requests.place(x, mesh) for x in (batch, mask)))
             for part in _parts([choices[row] for row in rows], num_rows):
                 targets = _pad_choices(part, num_rows, pretrained.config.pad_id)
-                nll = _nll(pretrained.module, variables, read, requests.place(targets, mesh))
-                for row, losses, kept in zip(rows, requests.fetch(nll), part, strict=False):
+                found = _measured(measure, pretrained.module, variables, read, requests.place(targets, mesh))
+                for row, losses, kept in zip(rows, requests.fetch(found), part, strict=False):
                     results[row] += [line[: len(ids)] for line, ids in zip(losses, kept, strict=False)]
             if on_batch is not None:
                 on_batch(len(rows))
@@ -289,12 +308,12 @@ def encode(module: nn.Module, variables: Any, inputs: jax.Array, mask: jax.Array
     return Read(memory=call("encode"), first_tokens=first, mask=mask)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _nll(module: nn.Module, variables: Any, read: Read, targets: jax.Array) -> jax.Array:
-    """Returns float32 [B, C, T] of targets [B, C, T]."""
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _measured(measure: Measure, module: nn.Module, variables: Any, read: Read, targets: jax.Array) -> jax.Array:
+    """Returns what is measured, [B, C, T, ...], of targets [B, C, T]."""
     num_inputs, num_choices, length = targets.shape
     rows = targets.reshape(num_inputs * num_choices, length)
     decoder_inputs = shift_right(rows, jnp.repeat(read.first_tokens, num_choices))
     logits: Any = module.apply(variables, decoder_inputs, read.memory, read.mask, method="decode")
-    picked = jnp.take_along_axis(logits, rows[..., None], axis=-1)[..., 0]
-    return (jax.nn.logsumexp(logits, axis=-1) - picked).reshape(targets.shape)
+    found = measure(logits, rows)
+    return found.reshape(*targets.shape, *found.shape[2:])

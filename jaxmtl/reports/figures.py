@@ -109,6 +109,34 @@ def task_dots(table: "pd.DataFrame", columns: Sequence[Column]) -> bytes:
     return png(figure)
 
 
+def step_curves(table: "pd.DataFrame", title: str) -> bytes | None:
+    """Draws what a run's scores become while it is trained: percentages, and beside them the NLL.
+
+    Args:
+      table: what `tables.overall_table` gives of the run.
+      title: what the run is called.
+
+    Returns:
+      PNG; None if fewer than two steps were evaluated.
+    """
+    points = table.drop_duplicates("step", keep="last").sort_values("step")
+    if len(points) < 2:
+        return None
+    numbers = {name for name in tables.UNITS if name in points}
+    panels = [names for names in (sorted(numbers - {"nll"}), sorted(numbers & {"nll"})) if names]
+    figure = new_figure(3.8 * len(panels), 3.4)
+    for number, names in enumerate(panels, 1):
+        axes = figure.add_subplot(1, len(panels), number)
+        tidy(axes)
+        for name, color, shape in zip(names, PALETTE, SHAPES, strict=False):
+            axes.plot(points["step"], points[name], color=color, marker=shape, markersize=4, label=tables.NAMES[name])
+        axes.set(xlabel="optimiser step", ylabel=f"mean over examples, {tables.UNITS[names[0]]}")
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    figure.suptitle(f"Scores of {shortened(title, 60)} by step")
+    return png(figure)
+
+
 def draw_ratios(table: "pd.DataFrame") -> bytes | None:
     """Draws how the rows that training drew of each task compare with what its share asked for.
 

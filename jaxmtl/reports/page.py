@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxmtl.files import write_whole
-from jaxmtl.reports import figures, tables
+from jaxmtl.reports import explorer, figures, tables
 from jaxmtl.reports.sources import Column, RunData, read_run
 
 if TYPE_CHECKING:
@@ -59,20 +59,21 @@ def _scores(runs: Sequence[RunData]) -> tuple[dict[str, bytes], list[str]]:
     """Returns pictures by file name, and the sections about evaluated runs."""
     columns, run = tables.compared(runs), runs[0]
     task_table, category_table = tables.task_table(columns), tables.category_table(columns)
-    pictures = _training_pictures(run) | {
+    overall, curve = tables.overall_table(runs), figures.step_curves(tables.overall_table([run]), run.name)
+    pictures = _training_pictures(run) | ({} if curve is None else {"steps.png": curve})
+    pictures |= {
         "categories.png": figures.category_bars(category_table, columns),
         "tasks.png": figures.task_dots(task_table, columns),
     }
-    overall = tables.overall_table(runs)
-    metrics = [name for name in overall.columns if name not in ("run", "step", "weights", "tasks", "n")]
+    metrics = [name for name in overall.columns if name not in ("run", "setting", "step", "weights", "tasks", "n")]
     cards = "".join(_card(name, tables.compared([run])) for name in metrics)
     return pictures, [
         _header(run.name, cards, _facts(run)),
-        _overall(overall),
+        _overall(overall, pictures),
         _loss(pictures, run),
         *_draws(pictures, run),
         _categories(category_table, columns, pictures),
-        _tasks(task_table, pictures),
+        _tasks(task_table, columns, pictures),
         _samples(run),
     ]
 
@@ -96,7 +97,8 @@ def _training_pictures(run: RunData) -> dict[str, bytes]:
 
 def _page(title: str, body: str) -> str:
     assets = importlib.resources.files("jaxmtl.reports")
-    style, script = ((assets / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    read = lambda name: (assets / name).read_text(encoding="utf-8")
+    style, script = read("page.css"), read("page.js") + read("plot.js")
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -124,7 +126,7 @@ def _facts(run: RunData) -> dict[str, Any]:
     return {
         "study": record.study,
         "seed": record.seed,
-        "evaluated steps": ", ".join(str(column.step) for column in run.columns),
+        "evaluated steps": ", ".join(dict.fromkeys(str(column.step) for column in run.columns)),
         "split": settings.get("split", ""),
         "tasks": len(last.scores),
         "examples": sum(scores.n for scores in last.scores.values()),
@@ -147,11 +149,14 @@ def _header(title: str, cards: str, facts: Mapping[str, Any]) -> str:
 </header>"""
 
 
-def _overall(table: "pd.DataFrame") -> str:
+def _overall(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str:
+    text = "Scores of each evaluated step as curves; same numbers as the table"
+    picture = _picture(pictures["steps.png"], text) if "steps.png" in pictures else ""
     return f"""<section>
 <h2>Overall</h2>
 <p>Means over all examples, so that a task counts by its number of examples.</p>
 {_table(table, list(table.columns))}
+{picture}
 </section>"""
 
 
@@ -246,13 +251,15 @@ def _bar(row: Mapping[str, Any], label: str, plain: bool) -> str:
     return f'<td class="number score">{_number(value)}{interval}{bar}</td>'
 
 
-def _tasks(table: "pd.DataFrame", pictures: Mapping[str, bytes]) -> str:
+def _tasks(table: "pd.DataFrame", columns: Sequence[Column], pictures: Mapping[str, bytes]) -> str:
     picture = _picture(pictures["tasks.png"], "Headline score of each task as dots; same numbers as the table")
     return f"""<section>
 <h2>Tasks</h2>
-<p>Select a heading to sort. <label>Show tasks whose row holds <input type="search" id="filter"></label></p>
+<p>Select a heading to sort.</p>
+{explorer.filters(table)}
 {_table(table, list(table.columns), sortable="tasks")}
-<details><summary>The same as a picture</summary>
+{explorer.plot(table, columns)}
+<details><summary>All tasks as a picture</summary>
 {picture}
 </details>
 </section>"""
@@ -302,10 +309,8 @@ def _table(table: "pd.DataFrame", names: Sequence[str], sortable: str = "") -> s
     style = {name: ' class="number"' if number[name] else "" for name in names}
     label = {name: f"<button>{_heading(name)}</button>" if sortable else _heading(name) for name in names}
     head = "".join(f"<th{style[name]}>{label[name]}</th>" for name in names)
-    rows = (
-        "<tr>" + "".join(f"<td{style[name]}>{_text(_shown(row[name]))}</td>" for name in names) + "</tr>"
-        for row in table.to_dict("records")
-    )
+    cell = lambda name, value: f"<td{style[name]}{_digits(value)}>{_text(_shown(value))}</td>"
+    rows = ("<tr>" + "".join(cell(name, row[name]) for name in names) + "</tr>" for row in table.to_dict("records"))
     identity = f' id="{sortable}" class="sortable"' if sortable else ""
     body = "\n".join(rows)
     return (
@@ -324,6 +329,11 @@ def _shown(value: Any) -> str:
     if isinstance(value, float):
         return _number(value)
     return tables.NAMES.get(value, value) if isinstance(value, str) else str(value)
+
+
+def _digits(value: Any) -> str:
+    """Returns an attribute with more digits than are shown, for sorting and plots."""
+    return f' data-value="{value:.6g}"' if isinstance(value, float) and value == value else ""
 
 
 def _number(value: Any) -> str:

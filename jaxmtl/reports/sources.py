@@ -1,9 +1,10 @@
-"""Reads what a run folder holds: records, loss curves, predictions. Says what to run where something is missing."""
+"""Reads what a run folder holds: records, curves, predictions, parts. Says what to run where something is missing."""
 
 import dataclasses
 import json
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from jaxmtl.training.draws import DRAWS_FILE
 from jaxmtl.types import InputError, Record, Scores
 
 METRICS = "metrics.jsonl"
+PARTS = ("step-*", "*-shots_*", "step-*/*-shots_*")
+"""Folders in a run folder that hold parts of it: a step of a trajectory, a setting of few-shot runs, or both."""
 NUM_SAMPLES = 2
 """Predictions of each task that are kept to be shown."""
 
@@ -48,11 +51,15 @@ class Column:
 class RunData:
     """All that a report says about one run.
 
+    A run may have parts: folders below its own, one for each scored checkpoint of a trajectory or for each setting of
+    few-shot runs.
+
     Attributes:
       folder: the run folder.
       name: what its records call the run; the folder's name without records.
       columns: one for each evaluated step (and weights, if several have the same step), ascending; empty if the run
         was not evaluated.
+      shown: the columns that are put side by side: the first and the last, but all where they are settings.
       curves: name in `metrics.jsonl` to its values; empty if the run was not trained in this folder.
       settings: content of scores.json, about the latest evaluation; empty if there was none.
       records: all records, in the order they were written.
@@ -63,6 +70,7 @@ class RunData:
     folder: pathlib.Path
     name: str
     columns: Sequence[Column]
+    shown: Sequence[Column]
     curves: Mapping[str, Curve]
     settings: Mapping[str, Any]
     records: Sequence[Record]
@@ -85,25 +93,77 @@ def read_run(run_dir: str | os.PathLike) -> RunData:
     folder = pathlib.Path(run_dir)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected a run folder")
-    path, curves = folder / files.RECORDS, read_curves(folder)
-    if not path.is_file():
-        return _only_trained(folder, curves)
-    records = files.read_records(path)
+    curves, draws = read_curves(folder), read_draws(folder)
+    own = _evaluated(folder) if (folder / files.RECORDS).is_file() else None
+    parts = {name: _evaluated(folder / name) for name in _part_names(folder)}
+    scored = [*parts.values(), *([own] if own else [])]
+    if not scored:
+        return _only_trained(folder, curves, draws)
+    _check_one_split(folder, scored)
+    columns, are_settings = _all_columns(folder, own, parts)
+    last = scored[-1]
+    return RunData(
+        folder=folder,
+        name=own.columns[-1].run if own else folder.resolve().name,
+        columns=columns,
+        shown=columns if are_settings else [columns[0], columns[-1]][: len(columns)],
+        curves=curves,
+        settings=last.settings,
+        records=[record for one in scored for record in one.records],
+        samples=last.samples,
+        draws=draws,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Evaluated:
+    """What evaluations have left in one folder; fields as in `RunData`."""
+
+    columns: Sequence[Column]
+    settings: Mapping[str, Any]
+    records: Sequence[Record]
+    samples: Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def _evaluated(folder: pathlib.Path) -> _Evaluated:
+    records = files.read_records(folder / files.RECORDS)
     if not records:
-        raise InputError(f"{path}: holds no record; run `jaxmtl evaluate` on this folder again")
+        raise InputError(f"{folder / files.RECORDS}: holds no record; run `jaxmtl evaluate` on this folder again")
     settings = _settings(folder)
     examples, samples = _predictions(folder, settings)
     columns = _columns(records, settings, examples)
-    return RunData(
-        folder=folder,
-        name=columns[-1].run,
-        columns=columns,
-        curves=curves,
-        settings=settings,
-        records=records,
-        samples=samples,
-        draws=read_draws(folder),
-    )
+    return _Evaluated(columns=columns, settings=settings, records=records, samples=samples)
+
+
+def _part_names(folder: pathlib.Path) -> list[str]:
+    """Returns the paths of parts, those with smaller numbers in them first."""
+    found = [path for place in PARTS for path in folder.glob(f"{place}/{files.RECORDS}")]
+    numbers = lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return sorted((path.parent.relative_to(folder).as_posix() for path in found), key=numbers)
+
+
+def _all_columns(
+    folder: pathlib.Path, own: _Evaluated | None, parts: Mapping[str, _Evaluated]
+) -> tuple[list[Column], bool]:
+    """Returns the columns of a folder and its parts, and whether they are settings rather than steps of a training."""
+    columns = list(own.columns) if own else []
+    known = {(column.step, column.weights_hash) for column in columns}
+    latest = {name: part.columns[-1] for name, part in parts.items()}
+    are_settings = any(name != f"step-{column.step}" for name, column in latest.items())
+    run = columns[-1].run if columns else folder.resolve().name
+    for name, column in latest.items():
+        label = name.replace("/", ", ") if are_settings else f"step {column.step}"
+        if are_settings or (column.step, column.weights_hash) not in known:
+            columns.append(dataclasses.replace(column, label=label, run=run))
+    return (columns if are_settings else sorted(columns, key=lambda column: column.step)), are_settings
+
+
+def _check_one_split(folder: pathlib.Path, scored: Sequence[_Evaluated]) -> None:
+    splits = sorted({str(one.settings.get("split", "")) for one in scored})
+    if len(splits) > 1:
+        raise InputError(
+            f"{folder}: holds scores of splits {' and '.join(map(repr, splits))}; report on the folders of one split"
+        )
 
 
 def read_curves(run_dir: str | os.PathLike) -> dict[str, Curve]:
@@ -159,16 +219,14 @@ def read_draws(run_dir: str | os.PathLike) -> dict[str, Draws]:
         raise InputError(f"{path}: cannot be read ({error}); delete it, training writes it anew") from error
 
 
-def _only_trained(folder: pathlib.Path, curves: Mapping[str, Curve]) -> RunData:
+def _only_trained(folder: pathlib.Path, curves: Mapping[str, Curve], draws: Mapping[str, Draws]) -> RunData:
     if not curves:
         raise InputError(
             f"{folder}: holds neither {files.RECORDS} nor {METRICS}, so nothing was scored or logged here; run "
             "`jaxmtl train` or `jaxmtl evaluate` into it first"
         )
-    name, draws = folder.resolve().name, read_draws(folder)
-    return RunData(
-        folder=folder, name=name, columns=(), curves=curves, settings={}, records=(), samples={}, draws=draws
-    )
+    nothing: Any = dict(columns=(), shown=(), settings={}, records=(), samples={})
+    return RunData(folder=folder, name=folder.resolve().name, curves=curves, draws=draws, **nothing)
 
 
 def _settings(folder: pathlib.Path) -> dict[str, Any]:

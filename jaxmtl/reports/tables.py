@@ -22,7 +22,7 @@ UNITS = {"rouge_l": "%", "exact_match": "%", "nll": "nats per token"}
 
 
 def compared(runs: Sequence[RunData]) -> list[Column]:
-    """Chooses what stands side by side: of each run its first and its last evaluated step.
+    """Chooses what stands side by side: of each run its first and its last evaluated step, or all its settings.
 
     Args:
       runs: at least one.
@@ -37,8 +37,7 @@ def compared(runs: Sequence[RunData]) -> list[Column]:
     columns = []
     for name, run in zip(_names(runs), runs, strict=True):
         _check_comparable(run, runs[0])
-        for column in dict.fromkeys((0, len(run.columns) - 1)):
-            chosen = run.columns[column]
+        for chosen in run.shown:
             label = "before training" if chosen.label == "step 0" and run.curves else chosen.label
             label = f"{name}, {label}" if len(runs) > 1 else label
             columns.append(dataclasses.replace(chosen, label=label, run=name))
@@ -96,15 +95,18 @@ def overall_table(runs: Sequence[RunData]) -> "pd.DataFrame":
       runs: the runs.
 
     Returns:
-      A row for each evaluated state: run, step, weights (their hash), tasks, n, and each metric.
+      A row for each evaluated state: run, setting (if a run has some), step, weights (their hash), tasks, n, and each
+      metric.
     """
     import pandas as pd
 
     rows = []
+    has_settings = any(not column.label.startswith("step ") for run in runs for column in run.columns)
     for name, run in zip(_names(runs), runs, strict=True):
         for column in run.columns:
             total = text_metrics.overall(column.scores.values())
-            what = dict(run=name, step=column.step, weights=column.weights_hash, tasks=len(column.scores))
+            setting = {"setting": column.label} if has_settings else {}
+            what = dict(run=name, **setting, step=column.step, weights=column.weights_hash, tasks=len(column.scores))
             rows.append(dict(what, n=total.n, **total.metrics))
     return pd.DataFrame(rows)
 

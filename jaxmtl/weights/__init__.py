@@ -9,6 +9,7 @@ from jaxmtl.weights.pretrained import (
     save_pretrained,
     seed_of,
     step_of,
+    steps_of,
     tokenizer_of,
     write_config,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "save_t5x",
     "seed_of",
     "step_of",
+    "steps_of",
     "tokenizer_of",
     "unread",
     "write_config",

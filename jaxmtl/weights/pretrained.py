@@ -74,7 +74,9 @@ class Pretrained:
         return weights_hash(self.params, "bfloat16")
 
 
-def load_pretrained(path: str | os.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None) -> Pretrained:
+def load_pretrained(
+    path: str | os.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None, step: int | None = None
+) -> Pretrained:
     """Loads a model from a Hugging Face folder, a hub id, a T5X checkpoint, or a run folder of jaxmtl.
 
     Args:
@@ -83,6 +85,7 @@ def load_pretrained(path: str | os.PathLike, *, dtype: str = "float32", mesh: Me
         model on the hub, which is fetched into the hub's own cache.
       dtype: dtype of weights and activations, "float32" or "bfloat16".
       mesh: where to put the weights, split by the family's logical axes; on the default device if None.
+      step: which checkpoint of a run folder, instead of its best.
 
     Returns:
       The model.
@@ -92,13 +95,15 @@ def load_pretrained(path: str | os.PathLike, *, dtype: str = "float32", mesh: Me
     """
     folder = _find(path)
     is_run = run_folder.is_run(folder)
+    if step is not None and not is_run:
+        raise InputError(f"{path}: step {step} was asked for, but this is no run folder; give the folder of a run")
     stored = None if is_run else _open(folder)
     family, config = _config_of_run(folder, dtype) if stored is None else _config_of(stored, dtype)
     module = family.MODULE(config)
     boxed = abstract_params(module)
     shardings = _shardings(boxed, mesh)
     if stored is None:
-        params = run_folder.read_params(folder, nn.unbox(boxed), shardings, dtype)
+        params = run_folder.read_params(folder, nn.unbox(boxed), shardings, dtype, step)
         return _with_tokenizer(config, module, params, folder / run_folder.MODEL)
     table = family.key_table(config)
     ignored = family.IGNORED | ({family.HEAD} if config.tied_head else set())
@@ -358,6 +363,25 @@ def step_of(path: str | os.PathLike) -> int:
         return run_folder.best_step(folder)
     location = t5x_io.find(folder)
     return 0 if location is None else location.step
+
+
+def steps_of(path: str | os.PathLike) -> list[int]:
+    """Lists the checkpoints that a run folder keeps.
+
+    Args:
+      path: a run folder.
+
+    Returns:
+      Their steps, ascending, at least one.
+
+    Raises:
+      InputError: if it is no run folder, or holds no complete checkpoint.
+    """
+    folder = pathlib.Path(path)
+    found = run_folder.steps(folder) if run_folder.is_run(folder) else []
+    if not found:
+        raise InputError(f"{path}: holds no complete checkpoint of a run; give the folder of a run that was trained")
+    return found
 
 
 def seed_of(path: str | os.PathLike) -> int:

@@ -69,14 +69,32 @@ def best_step(folder: pathlib.Path) -> int:
     return best if best in found else found[-1]
 
 
-def read_params(folder: pathlib.Path, shapes: Any, shardings: Any, dtype: str) -> Any:
-    """Reads the best checkpoint's parameters (the latest's if none is marked) straight to their devices.
+def check_step(folder: pathlib.Path, step: int) -> int:
+    """Returns a step if the run folder holds its checkpoint.
+
+    Args:
+      folder: the run folder.
+      step: the step that is asked for.
+
+    Raises:
+      InputError: naming the steps that are kept.
+    """
+    found = steps(folder)
+    if step not in found:
+        kept = ", ".join(map(str, found)) or "none"
+        raise InputError(f"{folder}: holds no checkpoint of step {step}; kept are {kept}")
+    return step
+
+
+def read_params(folder: pathlib.Path, shapes: Any, shardings: Any, dtype: str, step: int | None = None) -> Any:
+    """Reads a checkpoint's parameters straight to their devices.
 
     Args:
       folder: the run folder.
       shapes: the parameter tree with shapes as leaves.
       shardings: the same tree with shardings.
       dtype: dtype wanted.
+      step: which checkpoint; the best if None (the latest if none is marked).
 
     Returns:
       The parameter tree.
@@ -84,7 +102,7 @@ def read_params(folder: pathlib.Path, shapes: Any, shardings: Any, dtype: str) -
     Raises:
       InputError: if there is no complete checkpoint, it is damaged, or its sizes are not `shapes`.
     """
-    step = best_step(folder)
+    step = best_step(folder) if step is None else check_step(folder, step)
     path = folder / CHECKPOINTS / str(step) / "params"
     with ocp.StandardCheckpointer() as checkpointer:
         try:

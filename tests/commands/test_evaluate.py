@@ -10,9 +10,12 @@ import pytest
 from short_runs import MODEL, evaluate_words
 
 from jaxmtl.adapters.lora import LoRA, init_adapter
+from jaxmtl.commands.evaluate import table
 from jaxmtl.evals import files
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.main import main
+from jaxmtl.types import InputError, Scores
+from jaxmtl.weights import load_pretrained
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +123,45 @@ def test_wrong_adapters_are_named(store, run_dir, folders, tmp_path, capsys):
     ):
         assert main([*words, *more]) in (1, 2)
         assert message in capsys.readouterr().err
+
+
+def test_a_mean_is_printed_over_tasks_but_not_over_settings():
+    of = lambda task, category, value: Scores(task=task, category=category, n=2, metrics={"nll": value})
+    rows = lambda scores: [line.split()[0] for line in table(scores).splitlines()[1:]]
+    one, two = of("a", "5-shots", 1.0), of("b", "5-shots", 3.0)
+    assert rows({"1": one, "2": two}) == ["5-shots", "all"]
+    assert rows({"1": one, "2": two, "3": of("a", "0-shots", 5.0)}) == ["0-shots", "5-shots"]
+
+
+TRAJECTORY = "--gin_file=runs/trajectory.gin"
+
+
+def test_a_trajectory_scores_every_kept_checkpoint_and_repeats_none(store, run_dir, tmp_path, capsys):
+    task = TokenStore(store).task_names("test")[0]
+    alone = f"--gin.TASKS={(task,)!r}"
+    evaluate_checkpoint(store, run_dir, tmp_path / "all", TRAJECTORY, alone)
+    lines = [line.split()[:2] for line in capsys.readouterr().out.splitlines()]
+    assert lines[1:] == [["step", "2"], ["step", "4"]]  # a row for each step, and no mean over them
+    for step in (2, 4):
+        folder = tmp_path / "all" / f"step-{step}"
+        model = load_pretrained(run_dir, step=step)
+        (record, *_) = files.read_records(folder / "records.jsonl")
+        assert (record.step, record.run, record.weights_hash) == (step, "all", model.hash)
+    rows = {path: path.stat().st_mtime_ns for path in (tmp_path / "all").glob("step-*/predictions/*.jsonl")}
+    assert len(rows) == 2
+    evaluate_checkpoint(store, run_dir, tmp_path / "all", TRAJECTORY, alone)
+    assert rows == {path: path.stat().st_mtime_ns for path in rows}
+    assert main(["report", str(tmp_path / "all")]) == 0
+    assert (tmp_path / "all" / "report" / "steps.png").is_file()
+
+
+def test_steps_that_are_not_kept_are_refused(store, run_dir, tmp_path, capsys):
+    words = ["evaluate", "--gin_file=runs/evaluate.gin", TRAJECTORY, *evaluate_words(store, tmp_path / "all")]
+    assert main([*words, f"--gin.CHECKPOINT={run_dir}", "--gin.STEPS=(2, 3)"]) == 1
+    assert "STEPS is (2, 3);" in capsys.readouterr().err
+    assert main([*words, f"--gin.CHECKPOINT={run_dir / 'model'}"]) == 1
+    assert "holds no complete checkpoint of a run" in capsys.readouterr().err
+    with pytest.raises(InputError, match="no checkpoint of step 3; kept are 2, 4"):
+        load_pretrained(run_dir, step=3)
+    with pytest.raises(InputError, match="step 3 was asked for, but this is no run folder"):
+        load_pretrained(run_dir / "model", step=3)

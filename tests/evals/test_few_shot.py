@@ -59,9 +59,20 @@ def test_other_settings_are_fitted_anew(pretrained, store, tmp_path, monkeypatch
     plain = few_shot.fit_all
     monkeypatch.setattr(few_shot, "fit_all", lambda *given, **more: asked.append(given[2]) or plain(*given, **more))
     once = dataclasses.replace(HOW, settings=HOW.settings[1:], schedule=Schedule(epochs=1, num_shapes=1))
-    run(pretrained, store, tmp_path, once)
+    scores = run(pretrained, store, tmp_path, once)
     run(pretrained, store, tmp_path, once)
     assert len(asked) == 1
+    # Only what is missing is fitted, and it becomes the same without its neighbour.
+    file = tmp_path / FITTED / "fits.json"
+    fits = json.loads(file.read_text())["tasks"]
+    file.write_text(json.dumps({"tasks": {TASKS[0]: fits[TASKS[0]], TASKS[1]: {"key": "another"}}}))
+    again = run(pretrained, store, tmp_path, once)
+    assert [fit.name for fit in asked.pop()] == TASKS[1:]
+    assert {name: one.metrics["nll"] for name, one in again.items()} == pytest.approx(
+        {name: one.metrics["nll"] for name, one in scores.items()}, rel=1e-4
+    )
+    kept = json.loads(file.read_text())["tasks"]
+    assert kept[TASKS[0]] == fits[TASKS[0]] and kept[TASKS[1]]["key"] == fits[TASKS[1]]["key"]
     run(pretrained, store, tmp_path, dataclasses.replace(once, lora=LoRA(rank=1)))
     assert len(asked) == 2 and [fit.name for fit in asked[1]] == TASKS
 

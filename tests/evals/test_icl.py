@@ -1,4 +1,5 @@
 import dataclasses
+import pathlib
 
 import flax.linen as nn
 import jax
@@ -13,10 +14,12 @@ from jaxmtl.models.bart_config import BARTConfig
 from jaxmtl.models.initial import abstract_params
 from jaxmtl.partitioning import make_mesh, shardings_for
 from jaxmtl.tasks.spec import Demonstration
+from jaxmtl.tokenizers import load_tokenizer
 from jaxmtl.types import InputError
 
+REAL_DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
 TOLERANCE = 1e-5  # relative; sums of a few losses of size 4, in float32
-FORM = Format(query_prefix=(60,))  # a sentinel of the tiny vocabulary
+FORM = Format(query_token="<extra_id_9>")  # a sentinel of the tiny vocabulary, id 60
 SHOWN = [("is water wet?", "yes"), ("", "no"), ("", "")]
 DEMONSTRATIONS = [Demonstration(inputs=inputs, output=output) for inputs, output in SHOWN]
 INPUTS = ["the cat sat on the mat", "", "is water wet?"]
@@ -192,9 +195,15 @@ def test_demonstrations_are_written_as_the_papers_code_does(pretrained):
     assert encode_queries(pretrained, ["the cat"], PLAIN_QUERY) == [tokenizer.encode("the cat")]
 
 
+@pytest.mark.real_data
+def test_queries_of_t5_begin_with_the_papers_sentinel(pretrained):
+    model = dataclasses.replace(pretrained, tokenizer=load_tokenizer(REAL_DATA / "tokenizers" / "t5"))
+    assert encode_queries(model, ["the cat"])[0][0] == 32000  # methods 3.6
+
+
 def test_long_texts_are_cut_with_their_prefixes(pretrained):
     long = Demonstration(inputs="the cat " * 9, output="a dog " * 9)
-    bare = dict(input_prefix="", output_prefix="", query_prefix=(60,))
+    bare = dict(input_prefix="", output_prefix="", query_token="<extra_id_9>")
     whole = encode_demonstrations(pretrained, [long], Format(**bare))[0]
     source = pretrained.tokenizer.encode(long.inputs, add_special_tokens=False)
     row = encode_demonstrations(pretrained, [long], Format(**bare, max_input_tokens=5, max_output_tokens=4))[0]
@@ -203,8 +212,10 @@ def test_long_texts_are_cut_with_their_prefixes(pretrained):
 
 
 def test_wrong_requests_are_named(pretrained):
-    with pytest.raises(InputError, match="input 0 holds token id 32000"):
+    with pytest.raises(InputError, match="begin with '<extra_id_99>', which is no special token of .*PLAIN_QUERY"):
         icl.fid_scores(pretrained, [], ["a"], [["b"]])
+    with pytest.raises(InputError, match="begin with 'wet', which is no special token"):
+        icl.fid_scores(pretrained, [], ["a"], [["b"]], form=Format(query_token="wet"))
     with pytest.raises(InputError, match="demonstration 1 holds token id 99"):
         icl.fid_losses(pretrained, [[5], [99]], [[5]], [[[6]]])
     with pytest.raises(InputError, match="choices of input 0 are"):

@@ -193,9 +193,27 @@ def test_chunks_hold_several_tasks_and_every_task_once(pretrained, store, tmp_pa
     assert chunks == [["task1_colour", "task2_wet"], ["task3_count"]]
 
 
+class Watch:
+    """Writes down what it is told."""
+
+    def __init__(self):
+        self.batches, self.tasks = [], []
+
+    def __call__(self, *args):
+        self.batches.append(args)
+
+    def task(self, state):
+        self.tasks.append((state.task, state.n, state.scores is not None))
+
+
 def test_progress_ends_at_the_number_of_requests(pretrained, store, tmp_path):
-    seen = []
-    evaluate(pretrained, store, tmp_path, batch_size=2, max_tokens=2, progress=lambda *args: seen.append(args))
+    watch = Watch()
+    evaluate(pretrained, store, tmp_path, batch_size=2, max_tokens=2, progress=watch)
+    seen, sizes = watch.batches, {"task1_colour": 2, "task2_wet": 3, "task3_count": 1}
+    # All tasks at first, then each with its scores.
+    assert watch.tasks == [(task, n, done) for done in (False, True) for task, n in sizes.items()]
+    evaluate(pretrained, store, tmp_path, max_tokens=2, progress=watch)  # nothing is left to do
+    assert watch.tasks[6:] == [(task, n, True) for task, n in sizes.items()]
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
     assert seen[-1][:2] == (12, 12)
     assert {stage for _, _, stage in seen} == {"score", "generate"}

@@ -1,7 +1,12 @@
 import base64
+import csv
+import html
 import html.parser
 import json
 import pathlib
+import re
+import shutil
+import subprocess
 
 import pytest
 
@@ -58,7 +63,7 @@ def test_the_page_is_complete_and_well_formed(make_run):
 
 def test_the_page_needs_no_other_file(make_run):
     checker = check(page.write_report(make_run()))
-    assert len(checker.images) == 3
+    assert len(checker.images) == 4
     for source in checker.images:
         assert base64.b64decode(source.removeprefix("data:image/png;base64,"))[:4] == b"\x89PNG"
     assert not any(tag == "link" or (tag == "script" and "src" in attrs) for tag, attrs in checker.tags)
@@ -68,7 +73,7 @@ def test_links_lead_to_files_that_are_there(make_run, tmp_path):
     out = tmp_path / "elsewhere"
     path = page.write_report(make_run(), out)
     links = check(path).links
-    assert path == out / "report.html" and len(links) == 9
+    assert path == out / "report.html" and len(links) == 10
     assert all((out / link).is_file() for link in links)
     assert {pathlib.PurePath(link).suffix for link in links} == {".csv", ".md", ".png"}
 
@@ -146,7 +151,7 @@ def test_what_training_drew_is_shown_beside_what_was_asked_for(make_run):
     checker = check(page.write_report(folder))
     assert "Draws" in checker.text and "96 rows were drawn of 3 tasks" in " ".join(checker.text)
     assert [attrs["id"] for tag, attrs in checker.tags if attrs.get("class") == "sortable"] == ["draws", "tasks"]
-    assert len(checker.images) == 4 and {f"report/draws.{kind}" for kind in ("csv", "md", "png")} <= set(checker.links)
+    assert len(checker.images) == 5 and {f"report/draws.{kind}" for kind in ("csv", "md", "png")} <= set(checker.links)
     lines = (folder / "report" / "draws.md").read_text().splitlines()
     assert lines[2:4] == ["| task_a | 30 | 24.00 | 1.25 |", "| task_b | 66 | 72.00 | 0.92 |"]
     assert (folder / "report" / "draws.csv").read_text().splitlines()[2] == f"task_b,66,72.0,{66 / 72}"
@@ -167,3 +172,76 @@ def test_draws_of_which_nothing_was_asked_have_a_table_and_no_picture(make_run):
     (folder / "draws.json").write_text(json.dumps({"task_a": {"drawn": 0, "asked": 0.0}}))
     checker = check(page.write_report(folder))
     assert "Draws" in checker.text and "report/draws.png" not in checker.links
+
+
+def test_a_trajectory_has_a_curve_and_settings_have_a_column_each(make_run, tmp_path):
+    for step in (2, 10):
+        make_run(steps=(step,), name=f"all/step-{step}", curves=False)
+    assert "report/steps.png" in check(page.write_report(tmp_path / "all")).links
+    for shots in (0, 5, 40):
+        make_run(steps=(10,), name=f"few/{shots}-shots_seed-0_rate-0.001", curves=False)
+    checker = check(page.write_report(tmp_path / "few"))
+    assert "report/steps.png" not in checker.links
+    heads = (tmp_path / "few" / "report" / "tasks.csv").read_text().splitlines()[0].split(",")
+    assert heads[4:7] == [f"rouge_l ({shots}-shots_seed-0_rate-0.001)" for shots in (0, 5, 40)]
+    lines = (tmp_path / "few" / "report" / "overall.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in lines] == ["setting", *(head[9:-1] for head in heads[4:7])]
+
+
+@pytest.mark.parametrize(
+    ("others", "x", "y"),
+    [
+        ([], "rouge_l (before training)", "rouge_l (step 10)"),
+        (["two"], "rouge_l (one, step 10)", "rouge_l (two, step 10)"),
+    ],
+)
+def test_the_plot_begins_with_what_is_worth_comparing(make_run, others, x, y):
+    folder = make_run(name="one")
+    checker = check(page.write_report(folder, compare=[make_run(name=name) for name in others]))
+    (figure,) = [attrs for tag, attrs in checker.tags if tag == "figure"]
+    names = (folder / "report" / "tasks.csv").read_text().splitlines()[0]
+    names = next(csv.reader([names]))
+    assert [names[int(figure[axis])] for axis in ("data-x", "data-y")] == [x, y]
+
+
+def test_the_scripts_find_what_they_look_for(make_run):
+    path = page.write_report(make_run())
+    ids = {attrs["id"] for _, attrs in check(path).tags if "id" in attrs}
+    wanted = set(re.findall(r'getElementById\("(\w+)"\)', path.read_text()))
+    assert wanted >= {"tasks", "filter", "category", "plot"} and wanted <= ids
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", path.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser on this machine")
+def test_a_browser_plots_what_the_filter_leaves_and_sorts_by_a_heading(make_run, tmp_path):
+    path = page.write_report(make_run())
+    act = """<script>
+    const pick = (id, value, kind) => {
+      document.getElementById(id).value = value;
+      document.getElementById(id).dispatchEvent(new Event(kind));
+    };
+    const first = document.querySelectorAll("#canvas circle").length;
+    const rank = document.getElementById("reading").textContent;
+    pick("x", 9, "change");
+    const falling = document.getElementById("reading").textContent;
+    document.querySelectorAll("#tasks thead button")[5].click();
+    const order = [...document.querySelectorAll("#tasks tbody tr")].map((row) => row.cells[0].textContent);
+    pick("category", "Textual Entailment", "change");
+    pick("filter", "TASK_B", "input");
+    pick("kind", "bars", "change");
+    const bars = [...document.querySelectorAll("#canvas rect title")].map((title) => title.textContent);
+    const chosen = document.getElementById("chosen").textContent;
+    document.title = JSON.stringify({first, rank, falling, order, bars, chosen});
+    </script></body>"""
+    path.write_text(path.read_text().replace("</body>", act))
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    command = ["chromium", *flags.split(), "--disable-component-update", "--disable-sync"]
+    command += [f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout, re.S)[1]))
+    assert found["first"] == 3 and found["rank"] == "3 tasks."  # all values of step 0 are equal: no correlation
+    assert found["falling"] == "3 tasks; Spearman's rank correlation -1.000."  # NLL and ROUGE-L, two tasks tied
+    assert found["order"] == ["task_b", "task_a", "task_c"]  # 75, 50 and 50 at step 10
+    assert found["chosen"] == "1 of 3 tasks"
+    assert found["bars"] == ["task_b (Textual Entailment): ROUGE-L (step 10) 75"]

@@ -105,3 +105,36 @@ def test_a_folder_without_scores_and_losses_is_named(make_run):
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         sources.read_run(tmp_path / "nowhere")
+
+
+def test_the_steps_of_a_trajectory_are_columns_of_one_run(make_run, tmp_path):
+    for step in (10, 2):
+        make_run(steps=(step,), name=f"all/step-{step}", curves=False)
+    run = sources.read_run(tmp_path / "all")
+    assert [(column.label, column.step) for column in run.columns] == [("step 2", 2), ("step 10", 10)]
+    assert run.name == "all" and list(run.shown) == list(run.columns)
+    assert run.settings["step"] == 10 and run.columns[0].examples  # each step has its predictions
+    make_run(steps=(0, 5), name="all")  # scored in the run's own folder, where it was trained
+    run = sources.read_run(tmp_path / "all")
+    assert [column.step for column in run.columns] == [0, 2, 5, 10] and run.curves
+    assert [column.step for column in run.shown] == [0, 10]
+
+
+def test_settings_of_few_shot_runs_stand_side_by_side(make_run, tmp_path):
+    labels = [f"{shots}-shots_seed-0_rate-0.001" for shots in (0, 5, 40)]
+    for label in reversed(labels):
+        make_run(steps=(10,), name=f"few/{label}", curves=False)
+    run = sources.read_run(tmp_path / "few")
+    assert [column.label for column in run.columns] == labels and list(run.shown) == list(run.columns)
+    assert {column.run for column in run.columns} == {"few"}
+    for step in (2, 10):
+        make_run(steps=(step,), name=f"both/step-{step}/{labels[1]}", curves=False)
+    run = sources.read_run(tmp_path / "both")
+    assert [column.label for column in run.columns] == [f"step-{step}, {labels[1]}" for step in (2, 10)]
+
+
+def test_parts_of_two_splits_are_no_run(make_run, tmp_path):
+    make_run(steps=(2,), name="all/step-2", split="test")
+    make_run(steps=(4,), name="all/step-4", split="validation")
+    with pytest.raises(InputError, match="all: holds scores of splits 'test' and 'validation'"):
+        sources.read_run(tmp_path / "all")

@@ -388,6 +388,7 @@ def refused(folder, model, message):
         (dict(use_rslora="yes"), "use_rslora is 'yes', expected true or false"),
         (dict(target_modules=[1]), "target_modules is .*expected names of modules"),
         (dict(target_modules="q_proj("), "target_modules 'q_proj.' is no regular expression"),
+        (dict(target_modules=r"(?!x).*q_proj"), "target_modules .* has look-around or a reference back"),
         (dict(exclude_modules="("), "exclude_modules '.' is no regular expression"),
         (dict(layers_to_transform="all"), "layers_to_transform is 'all', expected numbers"),
         (dict(rank_pattern=[2]), "rank_pattern is .*expected numbers by module"),
@@ -405,6 +406,12 @@ def refused(folder, model, message):
 )
 def test_configs_that_are_no_plain_lora_of_these_tensors_are_refused(models, fields, message, tmp_path):
     refused(change(peft_folder(tmp_path), **fields), models["opt"], message)
+
+
+def test_a_pattern_that_would_take_for_ever_is_matched_in_linear_time(models, tmp_path):
+    # A matcher that goes back tries each of the 2^40 ways to cut a path of 41 letters.
+    folder = change(peft_folder(tmp_path), target_modules=r"([a-z_.0-9]+)+!")
+    refused(folder, models["opt"], "does not name in target_modules")
 
 
 NARROW, WIDE = np.zeros((2, 5), np.float32), np.zeros((2, 6), np.float32)
