@@ -15,6 +15,7 @@ from flax.linen.spmd import with_logical_constraint
 from jaxmtl.models.bart_config import POSITION_OFFSET, BARTConfig
 from jaxmtl.models.bart_layers import DecoderLayer, EncoderLayer, layer_norm
 from jaxmtl.models.encoder_decoder import Cache, EncoderDecoder
+from jaxmtl.models.instruction import memory_mask_of, memory_of
 from jaxmtl.models.layers import Embed, normal, parameter
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
 from jaxmtl.models.stack import stack_layers
@@ -111,10 +112,11 @@ class BART(EncoderDecoder):
         steps = jnp.arange(decoder_inputs.shape[1])
         positions = self._positions(decoder_inputs.shape[1], target_segments)
         self_mask = mask_between(target_segments, target_segments, None)
+        input_mask = memory_mask_of(self, input_mask, memory.shape[1])
         cross_mask = mask_between(target_segments, input_segments, input_mask)
         x = self._embed_targets(decoder_inputs, positions)
         x = with_logical_constraint(self.drop(x, deterministic=not train), ("batch", "length", "embed"))
-        x, _ = self.decoder(x, train, memory, causal_bias(steps, steps)[None], self_mask, cross_mask)
+        x, _ = self.decoder(x, train, memory_of(self, memory), causal_bias(steps, steps)[None], self_mask, cross_mask)
         return self.logits(x)
 
     def logits(self, x: jax.Array) -> jax.Array:
@@ -140,6 +142,7 @@ class BART(EncoderDecoder):
         bias = causal_bias(position[None], jnp.arange(cache["self"][0].shape[2]))[None]
         x = self._embed_targets(tokens[:, None], self._rows(position[None]))
         carry = (x, cache["self"], jnp.zeros((), jnp.int32))
+        input_mask = self.cached_mask(cache, input_mask)
         mask = None if input_mask is None else Mask(keys=input_mask)
         (x, self_cache, _), _ = self.decoder.step(carry, cache["memory"], position, bias, mask)
         return self.logits(x)[:, 0], {**cache, "self": self_cache}

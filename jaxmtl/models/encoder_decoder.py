@@ -4,12 +4,14 @@ Letters in shapes: B inputs, R rows per input (choices, beams), S source length,
 K head width. Rows of one input are neighbours: row b·R + r belongs to input b.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxmtl.models.instruction import instruction_length, memory_mask_of, memory_of
 from jaxmtl.models.masks import Segments
 
 Cache = dict[str, Any]
@@ -51,8 +53,16 @@ class EncoderDecoder(nn.Module):
           "memory": keys and values [layers, B, S, H, K]; "self": zeros [layers, B·R, T, H, K].
         """
         config = self.config
-        _, cross = self.decoder.cross_cache(None, memory)
+        _, cross = self.decoder.cross_cache(None, memory_of(self, memory))
         rows = memory.shape[0] * rows_per_input
         shape = (config.num_decoder_layers, rows, max_length, config.num_heads, config.head_dim)
         zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
         return {"memory": cross, "self": (zeros, zeros)}
+
+    def cached_mask(self, cache: Mapping[str, Any], input_mask: jax.Array | None) -> jax.Array | None:
+        """Returns bool [B, I + S], what to see of a cache's memory, given what to see of its inputs, bool [B, S]."""
+        return memory_mask_of(self, input_mask, cache["memory"][0].shape[2] - instruction_length(self))
+
+    def states(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> jax.Array:
+        """Returns [B, S, D], what a hypernetwork reads of int32 `inputs` [B, S]: the encoder's last states."""
+        return self.encode(inputs, input_mask)

@@ -176,10 +176,14 @@ class GPT(nn.Module):
         x = self._embed(decoder_inputs, positions, train=train)
         return self.logits(self.layers(x, train, memory, seen)[0])
 
+    def states(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> jax.Array:
+        """Returns [B, S, D], what a hypernetwork reads of int32 `inputs` [B, S]: the last states, normalised."""
+        return self._last(self._read(inputs, self._real(inputs, input_mask), None, train=False)[0])
+
     def logits(self, x: jax.Array) -> jax.Array:
         """Scores tokens from the last block's states: [B, T, D] to float32 [B, T, V]."""
         config = self.config
-        x = self.final_norm(x) if config.norm == "pre" else x
+        x = self._last(x)
         x = self.project_out(x) if config.token_dim != config.embed_dim else x
         head = self.token_embedding.attend if config.tied_head else self.lm_head
         return with_logical_constraint(head(x).astype(jnp.float32), ("batch", "length", "vocab"))
@@ -221,6 +225,9 @@ class GPT(nn.Module):
         carry = (x, cache["self"], jnp.zeros((), jnp.int32))
         (x, own, _), _ = self.layers.step(carry, memory, position, prompts.without_last(real), bias)
         return self.logits(x)[:, 0], {**cache, "self": own}
+
+    def _last(self, x: jax.Array) -> jax.Array:
+        return self.final_norm(x) if self.config.norm == "pre" else x
 
     def _real(self, inputs: jax.Array, input_mask: jax.Array | None) -> jax.Array:
         return prompts.not_padding(inputs, self.config.pad_id) if input_mask is None else input_mask

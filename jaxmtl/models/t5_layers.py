@@ -5,15 +5,21 @@ width.
 Attention scores are not scaled by the root of K (the factor is part of the initialisation), and no layer has a bias.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.attention import einsum_attention, share_keys
+from jaxmtl.models.bottleneck import with_bottleneck
 from jaxmtl.models.decoding_cache import write_position
+from jaxmtl.models.instruction import with_fusion
 from jaxmtl.models.layers import Dense, Dropout, RMSNorm, normal
 from jaxmtl.models.masks import Mask
+from jaxmtl.models.prefix import with_prefix
+from jaxmtl.models.stack import OUTPUTS
 from jaxmtl.models.t5_config import ACTIVATIONS, T5Config
 
 
@@ -47,7 +53,7 @@ class MultiHeadAttention(nn.Module):
         self, x: jax.Array, memory: jax.Array, bias: jax.Array | None, mask: Mask | None, *, train: bool
     ) -> jax.Array:
         """Lets `x` [B·R, T, D] look at `memory` [B, S, D]; returns [B·R, T, D]."""
-        key, value = self.keys_and_values(memory)
+        key, value, bias, mask = with_prefix(self, *self.keys_and_values(memory), bias, mask)
         keep = None
         if train and self.config.dropout_rate:
             keep_rate = 1.0 - self.config.dropout_rate
@@ -61,6 +67,7 @@ class MultiHeadAttention(nn.Module):
         self, x: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None, mask: Mask | None
     ) -> jax.Array:
         """Lets one position `x` [B·R, 1, D] look at keys and values [B, S, H, K] that are already projected."""
+        key, value, bias, mask = with_prefix(self, key, value, bias, mask)
         query, mask = share_keys(self.heads(self.query(x)), mask, key.shape[0])
         mixed = einsum_attention(query, key, value, bias, mask)
         return self.out(mixed.reshape(*x.shape[:-1], -1))
@@ -86,7 +93,8 @@ class FeedForward(nn.Module):
             hidden = hidden * ACTIVATIONS[activation](wide(x))
         hidden = with_logical_constraint(hidden, ("batch", "length", "mlp"))
         hidden = Dropout(config.dropout_rate)(hidden, train=train)
-        return Dense(config.embed_dim, ("mlp", "embed"), normal(config.mlp_dim**-0.5), dtype, name="wo")(hidden)
+        y = Dense(config.embed_dim, ("mlp", "embed"), normal(config.mlp_dim**-0.5), dtype, name="wo")(hidden)
+        return with_bottleneck(self, x, y)
 
 
 class EncoderLayer(nn.Module):
@@ -106,8 +114,10 @@ class EncoderLayer(nn.Module):
         normed = RMSNorm(config.norm_epsilon, dtype, name="attention_norm")(x)
         attended = MultiHeadAttention(config, name="attention")(normed, normed, bias, mask, train=train)
         x = x + drop(attended, train=train)
+        x = with_fusion(self, config.attention, x, functools.partial(drop, train=train))
         normed = RMSNorm(config.norm_epsilon, dtype, name="mlp_norm")(x)
         x = x + drop(FeedForward(config, name="mlp")(normed, train=train), train=train)
+        self.sow(OUTPUTS, "states", x)
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
 
