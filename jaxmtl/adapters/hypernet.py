@@ -90,9 +90,7 @@ class Hypernetwork(nn.Module):
     head_dim: int
 
     @nn.compact
-    def __call__(
-        self, states: jax.Array, first: jax.Array | None, mask: jax.Array, *, train: bool
-    ) -> dict[str, Any]:
+    def __call__(self, states: jax.Array, first: jax.Array | None, mask: jax.Array, *, train: bool) -> dict[str, Any]:
         """Generates.
 
         Args:

@@ -127,9 +127,7 @@ def layout_of(module: nn.Module, outputs: Sequence[Output], generator: Generator
       UnknownNameError: if it matches no layer.
     """
     leaves = tuple(leaf for output in outputs for leaf in _leaves(module, output))
-    return Layout(
-        leaves=leaves, slots=tuple(_slots(leaves, generator.emits)), groups=tuple(_groups(leaves, generator))
-    )
+    return Layout(leaves=leaves, slots=tuple(_slots(leaves, generator.emits)), groups=tuple(_groups(leaves, generator)))
 
 
 def _leaves(module: nn.Module, output: Output) -> Iterator[Leaf]:

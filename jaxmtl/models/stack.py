@@ -8,7 +8,6 @@ import flax.linen as nn
 from jaxmtl.models import bottleneck, instruction, low_rank, prefix
 from jaxmtl.models.remat import REMAT_POLICIES
 
-
 ADAPTATIONS = (low_rank.COLLECTION, prefix.COLLECTION, bottleneck.COLLECTION, instruction.FUSION)
 """Collections that change what layers do, if they are there."""
 OUTPUTS = "intermediates"
