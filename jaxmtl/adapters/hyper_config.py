@@ -1,8 +1,7 @@
-"""What a hypernetwork is made of: each choice is a value of one config, and the published methods are presets of it."""
+"""What a hypernetwork is made of: each choice is a value of one config."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from jaxmtl.adapters.lora import LoRA
 from jaxmtl.types import InputError, unknown_name
@@ -239,84 +238,3 @@ def _conflicts(config: HyperConfig) -> Sequence[tuple[bool, str]]:
             "identity 'index' numbers matrices; use emits='matrices'",
         ),
     )
-
-
-def tagi(**overrides: Any) -> HyperConfig:
-    """TAGI as the paper defines it; what it leaves open as in methods 1.12.
-
-    Args:
-      **overrides: fields of `HyperConfig` to set otherwise.
-
-    Source: methods 1.1.
-    """
-    return HyperConfig(**(dict(generator=GeneratorConfig(sharing="layer")) | overrides))
-
-
-def tagi_code(**overrides: Any) -> HyperConfig:
-    """TAGI's released code, with its start that hardly learns; `overrides` as in `tagi`.
-
-    Source: methods 1.2.
-    """
-    generator = GeneratorConfig(hidden=8, activation="relu", norm="none", divisor="rank", start="tiny")
-    choices = dict(encoder="frozen", pooling=TagiCodePooling(), identity="index", fusion="none")
-    return HyperConfig(**(dict(generator=generator, base="norms and embeddings") | choices | overrides))
-
-
-def hint(**overrides: Any) -> HyperConfig:
-    """HINT's published base model; `overrides` as in `tagi`.
-
-    Source: methods 1.3.
-    """
-    generator = GeneratorConfig(
-        sharing="component", emits="rows", hidden=0, norm="none", dropout=0.1, divisor="input", start="fan_in"
-    )
-    outputs = (PrefixOutput(length=30), BottleneckOutput(width=64))
-    choices = dict(identity="query", slot_stddev=None, fusion="none", base="all")
-    return HyperConfig(**(dict(generator=generator, outputs=outputs) | choices | overrides))
-
-
-def hypertuning(**overrides: Any) -> HyperConfig:
-    """HyperTuning as HINT replicates it: prefixes, pooled by a decoder; `overrides` as in `tagi`.
-
-    Source: methods 1.4.
-    """
-    generator = GeneratorConfig(
-        sharing="component", emits="rows", hidden=0, dropout=0.1, divisor="input", start="fan_in"
-    )
-    choices = dict(pooling=DecoderPooling(), identity="query", slot_stddev=None, fusion="none", memory="input")
-    return HyperConfig(**(dict(generator=generator, outputs=(PrefixOutput(length=30),)) | choices | overrides))
-
-
-def hypter(**overrides: Any) -> HyperConfig:
-    """Hypter as HINT replicates it: one network emits the adapters of all layers; `overrides` as in `tagi`.
-
-    Source: methods 1.4.
-    """
-    generator = GeneratorConfig(sharing="trunk", hidden=0, norm="none", dropout=0.1, divisor="input", start="fan_in")
-    choices = dict(encoder="separate", pooling=MeanPooling(), identity="none", fusion="none", memory="input")
-    outputs = (BottleneckOutput(width=8),)
-    return HyperConfig(**(dict(generator=generator, outputs=outputs, base="all") | choices | overrides))
-
-
-def text_to_lora(*, num_tasks: int, **overrides: Any) -> HyperConfig:
-    """Text-to-LoRA's hypernetwork with a learned vector for each task, for decoder-only models.
-
-    Slots' vectors are added where the original concatenates embeddings of depth and type, and each type of output has a
-    trunk of its own.
-
-    Args:
-      num_tasks: how many tasks there are.
-      **overrides: as in `tagi`.
-
-    Source: methods 1.11.
-    """
-    generator = GeneratorConfig(sharing="component", hidden=512, blocks=2, activation="silu", dropout=0.05)
-    choices = dict(encoder="learned", pooling=MeanPooling(), fusion="none", memory="input", num_tasks=num_tasks)
-    outputs = (LoRA(rank=8, alpha=16.0),)
-    return HyperConfig(**(dict(generator=generator, outputs=outputs) | choices | overrides))
-
-
-PRESETS: Mapping[str, Callable[..., HyperConfig]] = {
-    preset.__name__: preset for preset in (tagi, tagi_code, hint, hypertuning, hypter, text_to_lora)
-}
-"""Configs by name."""

@@ -275,7 +275,7 @@ class HyperModel(nn.Module):
         if self.hyper.encoder == "learned":
             return self.tasks(instructions), None, jnp.ones(instructions.shape, bool)
         own: Any = self.base if self.reader is None else self.reader
-        mask = own.real(instructions, mask)
+        mask = jnp.asarray(own.real(instructions, mask))
         if self.is_initializing():
             own.states(instructions, mask)
         module, params = self._base() if self.reader is None else _unbound(own)

@@ -6,6 +6,7 @@ Letters in shapes: L layers, R rank, P prefix length, D embed, H heads, K head w
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import flax.linen as nn
 
@@ -135,7 +136,7 @@ def _leaves(module: nn.Module, output: Output) -> Iterator[Leaf]:
         yield from _of_lora(matching(module, output.targets), output.rank)
     elif isinstance(output, PrefixOutput):
         for path, kernel in _parents(module, "key", output.targets, "prefix").items():
-            sizes = dict(collection=prefix.COLLECTION, path=path, num_layers=kernel.num_layers)
+            sizes: dict[str, Any] = dict(collection=prefix.COLLECTION, path=path, num_layers=kernel.num_layers)
             for name in ("key", "value"):
                 yield Leaf(name=name, rows=output.length, width=kernel.outputs, **sizes)
     else:
@@ -145,13 +146,13 @@ def _leaves(module: nn.Module, output: Output) -> Iterator[Leaf]:
 
 def _of_lora(targets: dict[str, Kernel], rank: int) -> Iterator[Leaf]:
     for path, kernel in targets.items():
-        sizes = dict(collection=low_rank.COLLECTION, path=path, rows=rank, num_layers=kernel.num_layers)
+        sizes: dict[str, Any] = dict(collection=low_rank.COLLECTION, path=path, rows=rank, num_layers=kernel.num_layers)
         yield Leaf(name="a", width=kernel.inputs, is_turned=True, **sizes)
         yield Leaf(name="b", width=kernel.outputs, is_update=True, **sizes)
 
 
 def _of_bottleneck(path: str, kernel: Kernel, output: BottleneckOutput) -> Iterator[Leaf]:
-    sizes = dict(collection=bottleneck.COLLECTION, path=path, num_layers=kernel.num_layers)
+    sizes: dict[str, Any] = dict(collection=bottleneck.COLLECTION, path=path, num_layers=kernel.num_layers)
     embed = kernel.outputs
     yield Leaf(name="down", rows=output.width, width=embed, is_turned=True, **sizes)
     yield Leaf(name="up", rows=output.width, width=embed, is_update=True, **sizes)

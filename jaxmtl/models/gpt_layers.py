@@ -78,13 +78,13 @@ class SelfAttention(nn.Module):
         query, own = self.queries(x), self.keys_and_values(x)
         if seen.prompt is not None and prompt is not None:
             return self._out(self._attend(query, prompt, own, seen.prompt, seen.bias)), own
-        both, bias = own, seen.bias
+        (key, value), bias = own, seen.bias
         if prompt is not None:
-            both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), prompt, own)
+            key, value = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), prompt, own)
             bias = jnp.pad(bias, ((0, 0), (prompt[0].shape[1], 0)))
-        *both, wide_bias, mask = with_prefix(self, *both, bias[None], seen.mask)
-        keep = self._keep(both[0]) if train else None
-        return self._out(self.config.attention(query, *both, wide_bias, mask, keep)), own
+        key, value, bias, mask = with_prefix(self, key, value, bias[None], seen.mask)
+        keep = self._keep(key) if train else None
+        return self._out(self.config.attention(query, key, value, bias, mask, keep)), own
 
     def look_up(
         self, x: jax.Array, prompt: KeysAndValues, own: KeysAndValues, prompt_seen: jax.Array, own_bias: jax.Array

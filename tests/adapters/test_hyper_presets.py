@@ -1,18 +1,14 @@
 """Presets against plain NumPy computations, written from the descriptions of the published methods."""
 
 import math
-import pathlib
-import sys
 
 import jax
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
 from hyper_toy import BASE, DECODER_INPUTS, INDEX, INPUTS, INSTRUCTIONS, LORA, T5_CONFIG, adapt, logits, toy
 
-from jaxmtl.adapters.hyper_config import BottleneckOutput, GeneratorConfig, PrefixOutput, hint, tagi, tagi_code
+from jaxmtl.adapters.hyper_config import BottleneckOutput, GeneratorConfig, PrefixOutput
+from jaxmtl.adapters.hyper_presets import hint, tagi, tagi_code
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.trees import flat
 

@@ -1,17 +1,12 @@
 """The laws of hypernetworks: they start as the model itself and learn, and nobody's padding or neighbours matter."""
 
 import functools
-import pathlib
-import sys
 
 import hypothesis
 import hypothesis.strategies as st
 import jax
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-
 from hyper_toy import (
     BASE,
     DECODER_INPUTS,
@@ -34,19 +29,16 @@ from hyper_toy import (
 
 from jaxmtl.adapters import rows
 from jaxmtl.adapters.hyper_config import (
-    PRESETS,
     BottleneckOutput,
     DecoderPooling,
     GeneratorConfig,
     HyperConfig,
     MeanPooling,
     PrefixOutput,
-    hint,
-    tagi,
-    tagi_code,
-    text_to_lora,
 )
+from jaxmtl.adapters.hyper_presets import PRESETS, hint, tagi, tagi_code, text_to_lora
 from jaxmtl.adapters.hypernet import HyperModel
+from jaxmtl.adapters.slots import layout_of
 from jaxmtl.models.bart import BART
 from jaxmtl.models.bart_config import BARTConfig
 from jaxmtl.models.gpt import GPT
@@ -312,7 +304,7 @@ def test_a_reader_of_another_width_cannot_stand_in_the_memory():
         (lambda: initial(HyperModel(HyperConfig(encoder="frozen"), BASE)), "takes one as reader"),
         (lambda: initial(HyperModel(HyperConfig(outputs=(LORA,)), OPT_BASE)), "has no encoder beside its decoder"),
         (
-            lambda: initial(HyperModel(HyperConfig(outputs=(PrefixOutput(targets="encodr"),)), BASE)),
+            lambda: layout_of(BASE, [PrefixOutput(targets="encodr")], GeneratorConfig()),
             "target of a prefix",
         ),
     ],
