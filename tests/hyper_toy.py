@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmtl.adapters.hyper_config import BottleneckOutput, GeneratorConfig, HyperConfig, PrefixOutput
-from jaxmtl.adapters.hypernet import HyperModel
+from jaxmtl.adapters.hyper_model import HyperModel
 from jaxmtl.adapters.lora import LoRA
 from jaxmtl.models.attention import einsum_attention
 from jaxmtl.models.initial import initial_arguments

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmtl.adapters import rows
-from jaxmtl.adapters.hypernet import HyperModel
+from jaxmtl.adapters.hyper_model import HyperModel
 from jaxmtl.adapters.lora import Adapter
 from jaxmtl.models.shifting import shift_right
 from jaxmtl.types import InputError

@@ -36,8 +36,8 @@ from jaxmtl.adapters.hyper_config import (
     MeanPooling,
     PrefixOutput,
 )
+from jaxmtl.adapters.hyper_model import HyperModel
 from jaxmtl.adapters.hyper_presets import PRESETS, hint, tagi, tagi_code, text_to_lora
-from jaxmtl.adapters.hypernet import HyperModel
 from jaxmtl.adapters.slots import layout_of
 from jaxmtl.models.bart import BART
 from jaxmtl.models.bart_config import BARTConfig

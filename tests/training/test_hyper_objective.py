@@ -11,7 +11,7 @@ from hyper_toy import BASE, LORA, random_like, toy
 
 from jaxmtl.adapters.distill import divergence, update_distance
 from jaxmtl.adapters.hyper_config import GeneratorConfig, HyperConfig
-from jaxmtl.adapters.hypernet import HyperModel
+from jaxmtl.adapters.hyper_model import HyperModel
 from jaxmtl.adapters.lora import init_adapter
 from jaxmtl.models.trees import flat
 from jaxmtl.partitioning import make_mesh
