@@ -33,9 +33,13 @@ INDEX = np.array([2, 0, 2, 1], np.int32)
 
 
 def initial(module, seed=0):
-    """Parameters as they start."""
-    init = jax.jit(lambda key: nn.unbox(module.init(key, **initial_arguments(module))["params"]))
-    return init(jax.random.key(seed))
+    """Parameters of a hypernetwork as they start, on a random model: what is not returned is not compiled."""
+
+    def own(key):
+        params = nn.unbox(module.init(key, **initial_arguments(module))["params"])
+        return {name: tree for name, tree in params.items() if name != "base"}
+
+    return jax.jit(own)(jax.random.key(seed)) | {"base": random_like(module.base)}
 
 
 def random_like(module, seed=1, spread=0.3):

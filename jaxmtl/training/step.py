@@ -143,6 +143,10 @@ def _split(batch: Mapping[str, jax.Array], num_parts: int, plan: Plan) -> dict[s
             f"a batch of {rows} rows does not split into {num_parts} microbatches on {devices} data and fsdp devices;"
             " choose a batch size that their product divides"
         )
+    if "instruction_index" in batch:
+        raise InputError(
+            "rows that share instructions cannot be cut into microbatches; give each row its own instruction"
+        )
     sharding = NamedSharding(plan.mesh, PartitionSpec(None, ("data", "fsdp")))
 
     def split(field: jax.Array) -> jax.Array:
