@@ -113,7 +113,7 @@ FUSIONS = {
 MEMORIES = {"input": "the decoder sees the input", "concat": "the decoder sees the instruction, then the input"}
 TRAINED: Mapping[str, Callable[[str], bool]] = {
     "nothing": lambda path: False,
-    "norms and embeddings": lambda path: "norm" in path or "embed" in path,
+    "norms and embeddings": lambda path: "norm" in path or "token_embedding" in path or "position" in path,
     "all": lambda path: True,
 }
 """Says of a path below the base model's parameters whether it is trained."""

@@ -36,7 +36,7 @@ def run_of(folder, **options):
         objective=InstructedLoss(),
         stream=SharedInstructions(ToyStream(instructed), multiple=2),
         optimizer=functools.partial(optim.adafactor, groups=groups_of(module.hyper)),
-        mesh=make_mesh(data=2),
+        mesh=make_mesh(data=1),
         num_steps=4,
     )
     return toy_run(folder, **(given | options))
