@@ -5,13 +5,14 @@ Letters in shapes: B rows, U instructions, I instruction length, S source length
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from jaxmtl.adapters.distill import DISTANCES, Distance, divergence
+from jaxmtl.adapters.hyper_model import HyperModel
 from jaxmtl.models.low_rank import COLLECTION as LORA
 from jaxmtl.models.shifting import shift_right
 from jaxmtl.training.objectives import Losses, Smoothing, Term, cross_entropy, no_smoothing
@@ -94,7 +95,7 @@ class InstructedLoss:
         losses = cross_entropy(logits, batch["targets"], mask, z_loss=self.z_loss, smoothing=self.smoothing)
         objective, terms = self.target_weight * losses.objective, {"target": Term(losses.objective, mask)}
         if self.teacher is not None:
-            taught = self.teacher(module, variables, batch)  # pyright: ignore[reportArgumentType]
+            taught = self.teacher(cast(HyperModel, module), variables, batch)
             weight = mask * taught.covered[:, None]
             terms["teacher"] = Term(divergence(taught.logits, logits, self.temperature) * weight, weight)
             objective = objective + self.teacher_weight * terms["teacher"].value

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -23,6 +24,7 @@ from jaxmtl.files import explained, write_whole
 from jaxmtl.models.initial import abstract_params
 from jaxmtl.models.trees import flat, nested
 from jaxmtl.types import InputError, unknown_name
+from jaxmtl.weights import run_folder
 from jaxmtl.weights.pretrained import Pretrained, module_of_config, write_config
 from jaxmtl.weights.safetensors_io import read_file, write_file
 
@@ -101,6 +103,26 @@ def load_hyper(folder: str | os.PathLike, pretrained: Pretrained) -> Hyper:
     hyper = Hyper(config=config, params=params, reader=reader)
     _check_shapes(hyper, pretrained, str(folder))
     return hyper
+
+
+def hyper_of_run(folder: str | os.PathLike, module: HyperModel) -> Hyper:
+    """Takes the hypernetwork out of the best checkpoint of a run that trained it.
+
+    Args:
+      folder: the run folder.
+      module: what the run trained.
+
+    Returns:
+      The hypernetwork, float32; with the base's parameters where the run trained those too.
+
+    Raises:
+      InputError: if there is no complete checkpoint, it is damaged, or of another module.
+    """
+    shapes = nn.unbox(abstract_params(module))
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    params = run_folder.read_params(pathlib.Path(folder), shapes, jax.tree.map(lambda _: here, shapes), "float32")
+    own = {part: tree for part, tree in params.items() if part != BASE or module.hyper.base != "nothing"}
+    return Hyper(config=module.hyper, params=own, reader=module.reader)
 
 
 def to_json(value: Any) -> Any:

@@ -34,6 +34,7 @@ def model(tmp_path_factory):
     return folder, load_pretrained(folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", [PLAIN, EVERYTHING], ids=["plain", "everything"])
 def test_what_is_written_answers_as_the_hypernetwork_does(model, config, tmp_path, capsys):
     folder, pretrained = model

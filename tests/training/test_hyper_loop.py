@@ -17,6 +17,7 @@ from jaxmtl.training.hyper_groups import groups_of
 from jaxmtl.training.hyper_objective import InstructedLoss
 from jaxmtl.training.loop import train
 from jaxmtl.types import InputError
+from jaxmtl.weights.hyper_io import hyper_of_run
 
 CONFIG = HyperConfig(outputs=(LoRA(rank=2, alpha=2.0),), generator=GeneratorConfig(hidden=4))
 
@@ -34,7 +35,7 @@ def run_of(folder, **options):
     given = dict(
         module=module,
         objective=InstructedLoss(),
-        stream=SharedInstructions(ToyStream(instructed), multiple=2),
+        stream=SharedInstructions(ToyStream(instructed), multiple=4),
         optimizer=functools.partial(optim.adafactor, groups=groups_of(module.hyper)),
         mesh=make_mesh(data=1),
         num_steps=4,
@@ -50,7 +51,7 @@ def test_a_hypernetwork_trains_in_the_loop_and_a_resumed_run_is_the_unbroken_one
         return instructed(index, batch)
 
     def run(folder, change=instructed):
-        writer, stream = Recorder(), SharedInstructions(ToyStream(change), multiple=2)
+        writer, stream = Recorder(), SharedInstructions(ToyStream(change), multiple=4)
         options = dict(writer=writer, stream=stream, checkpoints=CheckpointPolicy(every=2), log_every=4)
         return writer, lambda: train(run_of(tmp_path / folder, **options))
 
@@ -59,6 +60,9 @@ def test_a_hypernetwork_trains_in_the_loop_and_a_resumed_run_is_the_unbroken_one
     values = next(values for step, values in writer.lines if step == 4 and "train/loss" in values)
     assert values["train/term/target"] == pytest.approx(values["train/objective"])
     assert {f"train/task_term/target/{name}" for name in TASKS} <= set(values)
+    module = run_of(tmp_path / "whole").module
+    hyper = hyper_of_run(tmp_path / "whole", module)
+    assert_trees_equal(hyper.params, {part: tree for part, tree in whole.params.items() if part != "base"})
     with pytest.raises(ConnectionError):
         run("broken", breaks)[1]()
     again, start = run("broken")
