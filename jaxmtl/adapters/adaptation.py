@@ -27,16 +27,20 @@ class Adaptation:
       generated: trees by collection; leaves [U, L, rows, width], without L where layers are not stacked. Low-rank
         updates are without their scale.
       fusion: what encoder layers look at, see `InstructionFusion`; None if they do not look.
-      states: [U, I, D], what the decoder's memory begins with; None if it does not.
+      memory: `key` and `value` [L, U, I, H, K], what each cross-attention sees of the instructions; None if nothing.
       mask: bool [U, I], True on the instructions' real tokens.
       scale: the factor on low-rank products.
     """
 
     generated: dict[str, Any]
     fusion: dict[str, Any] | None
-    states: jax.Array | None
+    memory: dict[str, Any] | None
     mask: jax.Array
     scale: float = flax.struct.field(pytree_node=False, default=1.0)
+
+    def with_memory(self, memory: dict[str, Any]) -> "Adaptation":
+        """Returns the same with another memory."""
+        return Adaptation(generated=self.generated, fusion=self.fusion, memory=memory, mask=self.mask, scale=self.scale)
 
     def collections(self, index: jax.Array) -> dict[str, Any]:
         """Gives each row what its instruction became.
@@ -64,10 +68,10 @@ class Adaptation:
         if LORA in trees:
             trees[LORA] = scaled(trees[LORA], self.scale)
         if self.fusion is not None:
-            num_layers = self.fusion["mask"].shape[0]
-            trees[FUSION] = {"encoder": self.fusion | {"index": jnp.broadcast_to(index, (num_layers, *index.shape))}}
-        if self.states is not None:
-            trees[MEMORY] = {"states": self.states, "mask": self.mask, "index": index}
+            trees[FUSION] = {"encoder": _indexed(self.fusion, index)}
+        if self.memory is not None:
+            of_layers = {"cross_attention": _indexed(self.memory, index)}
+            trees[MEMORY] = {"mask": self.mask, "index": index, "decoder": of_layers}
         return trees
 
 
@@ -101,17 +105,16 @@ def together(adaptations: Sequence[Adaptation]) -> Adaptation:
     length = max(one.mask.shape[1] for one in adaptations)
     wide = [_padded(one, length) for one in adaptations]
     join = lambda axis: lambda *leaves: jnp.concatenate(leaves, axis=axis)
-    fusion = None
-    if wide[0].fusion is not None:
-        own = _OF_INSTRUCTIONS
-        fusion = wide[0].fusion | {name: join(1)(*(one.fusion[name] for one in wide if one.fusion)) for name in own}
-    states = None
-    if wide[0].states is not None:
-        states = join(0)(*(one.states for one in wide))
+    fusion, memory = wide[0].fusion, None
+    if fusion is not None:
+        fused = lambda name: join(1)(*(one.fusion[name] for one in wide if one.fusion))
+        fusion = fusion | {name: fused(name) for name in _OF_INSTRUCTIONS}
+    if wide[0].memory is not None:
+        memory = jax.tree.map(join(1), *(one.memory for one in wide))
     return Adaptation(
         generated=jax.tree.map(join(0), *(one.generated for one in wide)),
         fusion=fusion,
-        states=states,
+        memory=memory,
         mask=join(0)(*(one.mask for one in wide)),
         scale=wide[0].scale,
     )
@@ -121,6 +124,12 @@ _OF_INSTRUCTIONS = ("key", "value", "mask")
 """Leaves of the fusion that are made of instructions; the others are parameters."""
 
 
+def _indexed(leaves: dict[str, Any], index: jax.Array) -> dict[str, Any]:
+    """Adds the instruction of each row, the same in all layers, to what layers read."""
+    num_layers = leaves["key"].shape[0]
+    return leaves | {"index": jnp.broadcast_to(index, (num_layers, *index.shape))}
+
+
 def _padded(one: Adaptation, length: int) -> Adaptation:
     """Pads the instructions of an adaptation to a length."""
     missing = length - one.mask.shape[1]
@@ -128,5 +137,5 @@ def _padded(one: Adaptation, length: int) -> Adaptation:
     fusion = one.fusion
     if fusion is not None:
         fusion = fusion | {name: pad(fusion[name], 2) for name in _OF_INSTRUCTIONS}
-    states = None if one.states is None else pad(one.states, 1)
-    return Adaptation(generated=one.generated, fusion=fusion, states=states, mask=pad(one.mask, 1), scale=one.scale)
+    memory = None if one.memory is None else jax.tree.map(lambda leaf: pad(leaf, 2), one.memory)
+    return Adaptation(generated=one.generated, fusion=fusion, memory=memory, mask=pad(one.mask, 1), scale=one.scale)

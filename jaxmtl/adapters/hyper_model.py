@@ -18,6 +18,7 @@ from jaxmtl.adapters.instruction_fusion import InstructionFusion
 from jaxmtl.adapters.lora import SCALINGS
 from jaxmtl.adapters.slots import layout_of
 from jaxmtl.models.encoder_decoder import EncoderDecoder
+from jaxmtl.models.low_rank import COLLECTION as LORA
 from jaxmtl.models.stack import OUTPUTS
 from jaxmtl.models.trees import flat, nested
 from jaxmtl.types import InputError
@@ -78,8 +79,9 @@ class HyperModel(nn.Module):
         """
         base: Any = self.base
         if self.is_initializing():
+            logits = base(inputs, decoder_inputs)
             self.adapt(instructions)
-            return base(inputs, decoder_inputs)
+            return logits
         index = jnp.arange(inputs.shape[0]) if instruction_index is None else instruction_index
         adaptation = self.adapt(instructions, train=train)
         return self.answer(adaptation.collections(index), inputs, decoder_inputs, train=train)
@@ -99,13 +101,17 @@ class HyperModel(nn.Module):
         fusion = self.fusion(states, mask) if self.hyper.fusion != "none" else None
         generated = self.network(states, first, mask, train=train)
         lora = self.hyper.lora
-        return Adaptation(
-            generated=generated,
-            fusion=fusion,
-            states=states if self.hyper.memory == "concat" else None,
-            mask=mask,
-            scale=1.0 if lora is None else SCALINGS[lora.scaling](lora.alpha, lora.rank),
-        )
+        scale = 1.0 if lora is None else SCALINGS[lora.scaling](lora.alpha, lora.rank)
+        kept = Adaptation(generated=generated, fusion=fusion, memory=None, mask=mask, scale=scale)
+        return kept if self.hyper.memory == "input" else kept.with_memory(self._memory(states, kept))
+
+    def _memory(self, states: jax.Array, kept: Adaptation) -> dict[str, jax.Array]:
+        """Projects instructions [U, I, D] to what the cross-attentions, each changed as it says, see of them."""
+        module, params = self._base()
+        changed = kept.collections(jnp.arange(states.shape[0]))
+        own = {LORA: changed[LORA]} if LORA in changed else {}
+        key, value = module.apply({"params": params} | own, states, method="memory_keys")
+        return {"key": key, "value": value}
 
     def answer(
         self, collections: dict[str, Any], inputs: jax.Array, decoder_inputs: jax.Array, *, train: bool = False

@@ -15,7 +15,7 @@ from flax.linen.spmd import with_logical_constraint
 from jaxmtl.models.bart_config import POSITION_OFFSET, BARTConfig
 from jaxmtl.models.bart_layers import DecoderLayer, EncoderLayer, layer_norm
 from jaxmtl.models.encoder_decoder import Cache, EncoderDecoder
-from jaxmtl.models.instruction import memory_mask_of, memory_of
+from jaxmtl.models.instruction import memory_mask_of
 from jaxmtl.models.layers import Embed, normal, parameter
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
 from jaxmtl.models.stack import stack_layers
@@ -116,7 +116,7 @@ class BART(EncoderDecoder):
         cross_mask = mask_between(target_segments, input_segments, input_mask)
         x = self._embed_targets(decoder_inputs, positions)
         x = with_logical_constraint(self.drop(x, deterministic=not train), ("batch", "length", "embed"))
-        x, _ = self.decoder(x, train, memory_of(self, memory), causal_bias(steps, steps)[None], self_mask, cross_mask)
+        x, _ = self.decoder(x, train, memory, causal_bias(steps, steps)[None], self_mask, cross_mask)
         return self.logits(x)
 
     def logits(self, x: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from jaxmtl.models.attention import einsum_attention, share_keys
 from jaxmtl.models.bart_config import BARTConfig
 from jaxmtl.models.bottleneck import with_bottleneck
 from jaxmtl.models.decoding_cache import write_position
-from jaxmtl.models.instruction import with_fusion
+from jaxmtl.models.instruction import with_fusion, with_memory
 from jaxmtl.models.layers import Dense, LayerNorm, normal
 from jaxmtl.models.masks import Mask
 from jaxmtl.models.prefix import with_prefix
@@ -59,11 +59,15 @@ class MultiHeadAttention(nn.Module):
         """Projects [B, S, D] to keys and values [B, S, H, K]."""
         return self._heads(self.key(x)), self._heads(self.value(x))
 
+    def look_at(self, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values of all that queries look at: of each row's instruction, if any, and of `memory`."""
+        return with_memory(self, *self.keys_and_values(memory))
+
     def __call__(
         self, x: jax.Array, memory: jax.Array, bias: jax.Array | None, mask: Mask | None, *, train: bool
     ) -> jax.Array:
         """Lets `x` [B·R, T, D] look at `memory` [B, S, D]; returns [B·R, T, D]."""
-        key, value, bias, mask = with_prefix(self, *self.keys_and_values(memory), bias, mask)
+        key, value, bias, mask = with_prefix(self, *self.look_at(memory), bias, mask)
         keep_rate = 1.0 - self.config.attention_dropout_rate
         keep = None
         if train and keep_rate < 1:
@@ -168,8 +172,11 @@ class DecoderLayer(nn.Module):
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
     def cross_cache(self, _: None, memory: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        """Projects `memory` [B, S, D] once to this layer's cross-attention keys and values [B, S, H, K]."""
-        return None, self.cross_attention.keys_and_values(memory)
+        """Projects `memory` [B, S, D] once to this layer's cross-attention keys and values [B, S, H, K].
+
+        Those of instructions stand before them.
+        """
+        return None, self.cross_attention.look_at(memory)
 
     def step(self, carry: tuple, cross: tuple, position: jax.Array, bias: jax.Array, mask: Mask | None) -> tuple:
         """Decodes one position.

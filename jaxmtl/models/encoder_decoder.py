@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmtl.models.instruction import instruction_length, memory_mask_of, memory_of
+from jaxmtl.models.instruction import instruction_length, memory_mask_of
 from jaxmtl.models.masks import Segments
 
 Cache = dict[str, Any]
@@ -53,7 +53,7 @@ class EncoderDecoder(nn.Module):
           "memory": keys and values [layers, B, S, H, K]; "self": zeros [layers, B·R, T, H, K].
         """
         config = self.config
-        _, cross = self.decoder.cross_cache(None, memory_of(self, memory))
+        _, cross = self.decoder.cross_cache(None, memory)
         rows = memory.shape[0] * rows_per_input
         shape = (config.num_decoder_layers, rows, max_length, config.num_heads, config.head_dim)
         zeros = jnp.zeros(shape, jnp.dtype(config.dtype))
@@ -62,6 +62,10 @@ class EncoderDecoder(nn.Module):
     def cached_mask(self, cache: Mapping[str, Any], input_mask: jax.Array | None) -> jax.Array | None:
         """Returns bool [B, I + S], what to see of a cache's memory, given what to see of its inputs, bool [B, S]."""
         return memory_mask_of(self, input_mask, cache["memory"][0].shape[2] - instruction_length(self))
+
+    def memory_keys(self, states: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Projects states [U, I, D] to the keys and values [layers, U, I, H, K] that cross-attention sees of them."""
+        return self.decoder.cross_cache(None, states)[1]
 
     def states(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> jax.Array:
         """Returns [B, S, D], what a hypernetwork reads of int32 `inputs` [B, S]: the encoder's last states."""

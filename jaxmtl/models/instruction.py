@@ -1,6 +1,6 @@
 """What an encoded instruction does inside an encoder-decoder: fused into the encoder's states, kept in the memory.
 
-Both are read from collections: "fusion" by every encoder layer, "instruction" by the decoder's memory. A model that is
+Both are read from collections: "fusion" by every encoder layer, "instruction" by every cross-attention. A model that is
 applied without them is the plain model.
 Letters in shapes: U instructions, I instruction length, B rows, S source length, D embed, H heads, K head width.
 """
@@ -49,36 +49,40 @@ def with_fusion(
     return _normalised(x, leaf("post_scale")) if module.has_variable(FUSION, "post_scale") else x
 
 
-def memory_of(module: nn.Module, memory: jax.Array) -> jax.Array:
-    """Puts the states of each row's instruction, if the model has any, before those of its input.
+def with_memory(module: nn.Module, key: jax.Array, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Puts what a cross-attention sees of each row's instruction, if there is any, before what it sees of the input.
+
+    The instruction's keys and values do not depend on the row: they are projected once, by whoever made the collection.
 
     Args:
-      module: the model; its collection holds `states` [U, I, D], `mask` bool [U, I] and `index` int32 [B].
-      memory: [B, S, D], what the encoder gave.
+      module: the cross-attention; its collection holds `key` and `value` [U, I, H, K] and `index` int32 [B].
+      key: [B, S, H, K].
+      value: [B, S, H, K].
 
     Returns:
-      [B, I + S, D]; `memory` itself without instructions.
+      Both, with I + S instead of S; as they were without instructions.
 
     Source: TAGI; HINT's fusion in the decoder, methods 1.3.
     """
-    if not module.has_variable(MEMORY, "states"):
-        return memory
-    states = jnp.take(module.get_variable(MEMORY, "states"), module.get_variable(MEMORY, "index"), axis=0)
-    return jnp.concatenate([states.astype(memory.dtype), memory], axis=1)
+    if not module.has_variable(MEMORY, "key"):
+        return key, value
+    index = module.get_variable(MEMORY, "index")
+    of_rows = lambda name: jnp.take(module.get_variable(MEMORY, name), index, axis=0).astype(key.dtype)
+    return jnp.concatenate([of_rows("key"), key], axis=1), jnp.concatenate([of_rows("value"), value], axis=1)
 
 
 def memory_mask_of(module: nn.Module, input_mask: jax.Array | None, length: int) -> jax.Array | None:
-    """Returns the mask of what `memory_of` returns.
+    """Returns the mask of what `with_memory` returns.
 
     Args:
-      module: the model; see `memory_of`.
+      module: the model; its collection holds `mask` bool [U, I] and `index` int32 [B].
       input_mask: bool [B, S], True on states of the input to see; None sees all.
       length: S.
 
     Returns:
       bool [B, I + S]; `input_mask` itself without instructions.
     """
-    if not module.has_variable(MEMORY, "states"):
+    if not module.has_variable(MEMORY, "mask"):
         return input_mask
     seen = jnp.take(module.get_variable(MEMORY, "mask"), module.get_variable(MEMORY, "index"), axis=0)
     own = jnp.ones((seen.shape[0], length), bool) if input_mask is None else input_mask

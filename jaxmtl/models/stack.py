@@ -8,7 +8,7 @@ import flax.linen as nn
 from jaxmtl.models import bottleneck, instruction, low_rank, prefix
 from jaxmtl.models.remat import REMAT_POLICIES
 
-ADAPTATIONS = (low_rank.COLLECTION, prefix.COLLECTION, bottleneck.COLLECTION, instruction.FUSION)
+ADAPTATIONS = (low_rank.COLLECTION, prefix.COLLECTION, bottleneck.COLLECTION, instruction.FUSION, instruction.MEMORY)
 """Collections that change what layers do, if they are there."""
 OUTPUTS = "intermediates"
 """The collection in which encoder layers leave what they give, if whoever applies the model makes it mutable."""

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.encoder_decoder import Cache, EncoderDecoder
-from jaxmtl.models.instruction import memory_mask_of, memory_of
+from jaxmtl.models.instruction import memory_mask_of
 from jaxmtl.models.layers import Dense, Dropout, Embed, RelativeBias, RMSNorm, normal
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
 from jaxmtl.models.stack import stack_layers
@@ -121,7 +121,7 @@ class T5(EncoderDecoder):
         input_mask = memory_mask_of(self, input_mask, memory.shape[1])
         cross_mask = mask_between(target_segments, input_segments, input_mask)
         x = self.drop(self.token_embedding(decoder_inputs), train=train)
-        x, _ = self.decoder(x, train, memory_of(self, memory), bias, self_mask, cross_mask)
+        x, _ = self.decoder(x, train, memory, bias, self_mask, cross_mask)
         return self.logits(self.drop(self.decoder_norm(x), train=train))
 
     def logits(self, x: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from flax.linen.spmd import with_logical_constraint
 from jaxmtl.models.attention import einsum_attention, share_keys
 from jaxmtl.models.bottleneck import with_bottleneck
 from jaxmtl.models.decoding_cache import write_position
-from jaxmtl.models.instruction import with_fusion
+from jaxmtl.models.instruction import with_fusion, with_memory
 from jaxmtl.models.layers import Dense, Dropout, RMSNorm, normal
 from jaxmtl.models.masks import Mask
 from jaxmtl.models.prefix import with_prefix
@@ -49,11 +49,15 @@ class MultiHeadAttention(nn.Module):
         """Projects [B, S, D] to keys and values [B, S, H, K]."""
         return self.heads(self.key(x)), self.heads(self.value(x))
 
+    def look_at(self, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values of all that queries look at: of each row's instruction, if any, and of `memory`."""
+        return with_memory(self, *self.keys_and_values(memory))
+
     def __call__(
         self, x: jax.Array, memory: jax.Array, bias: jax.Array | None, mask: Mask | None, *, train: bool
     ) -> jax.Array:
         """Lets `x` [B·R, T, D] look at `memory` [B, S, D]; returns [B·R, T, D]."""
-        key, value, bias, mask = with_prefix(self, *self.keys_and_values(memory), bias, mask)
+        key, value, bias, mask = with_prefix(self, *self.look_at(memory), bias, mask)
         keep = None
         if train and self.config.dropout_rate:
             keep_rate = 1.0 - self.config.dropout_rate
@@ -157,8 +161,11 @@ class DecoderLayer(nn.Module):
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
     def cross_cache(self, _: None, memory: jax.Array) -> tuple[None, tuple[jax.Array, jax.Array]]:
-        """Projects `memory` [B, S, D] once to this layer's cross-attention keys and values [B, S, H, K]."""
-        return None, self.cross_attention.keys_and_values(memory)
+        """Projects `memory` [B, S, D] once to this layer's cross-attention keys and values [B, S, H, K].
+
+        Those of instructions stand before them.
+        """
+        return None, self.cross_attention.look_at(memory)
 
     def step(self, carry: tuple, cross: tuple, position: jax.Array, bias: jax.Array, mask: Mask | None) -> tuple:
         """Decodes one position.

@@ -13,7 +13,7 @@ from jaxmtl.weights.pretrained import Pretrained
 from jaxmtl.weights.safetensors_io import read_file, write_file
 
 FILE = "adaptation.safetensors"
-GENERATED, FUSION, STATES, MASK = "generated", "fusion", "states", "mask"
+GENERATED, FUSION, MEMORY, MASK = "generated", "fusion", "memory", "mask"
 SCALE, BASE_HASH = "scale", "base_hash"
 """Notes beside the tensors: factor on low-rank products, and hash of the model's weights."""
 
@@ -31,7 +31,7 @@ def save_adaptation(folder: str | os.PathLike, adaptation: Adaptation, pretraine
     """
     tree = {GENERATED: adaptation.generated, MASK: adaptation.mask}
     tree |= {} if adaptation.fusion is None else {FUSION: adaptation.fusion}
-    tree |= {} if adaptation.states is None else {STATES: adaptation.states}
+    tree |= {} if adaptation.memory is None else {MEMORY: adaptation.memory}
     # bfloat16 would need a type that NumPy does not have; float32 holds it exactly.
     wide = lambda leaf: np.asarray(leaf, bool if leaf.dtype == bool else np.float32)
     tensors = {path: wide(leaf) for path, leaf in flat(tree).items()}
@@ -67,7 +67,7 @@ def load_adaptation(folder: str | os.PathLike, pretrained: Pretrained) -> Adapta
     return Adaptation(
         generated=tree.get(GENERATED, {}),
         fusion=tree.get(FUSION),
-        states=tree.get(STATES),
+        memory=tree.get(MEMORY),
         mask=tree[MASK],
         scale=scale,
     )
