@@ -21,6 +21,7 @@ from jaxmtl.weights import load_adapter, save_adapter
 PLAIN = HyperConfig(outputs=(LORA,), fusion="none", memory="input", generator=GeneratorConfig(hidden=6))
 INSTRUCTIONS = ["say the opposite", "count the words of the text that is given", "say the opposite", "spell it"]
 INPUTS = ["a good day", "one two three", "it is cold and late", "tree"]
+BEAM = dict(max_tokens=5, method="beam", num_beams=2)
 TARGETS = ["bad", "three", "warm", "t r e e"]
 
 
@@ -53,12 +54,12 @@ def test_scores_with_kept_instructions_are_those_of_reading_everything_anew(full
 
 def test_requests_of_different_tasks_share_a_batch(pretrained, cache):
     together = loss(pretrained, INPUTS, TARGETS, adapter=cache.of(INSTRUCTIONS))
-    texts = generate(pretrained, INPUTS, adapter=cache.of(INSTRUCTIONS), max_tokens=5)
+    texts = generate(pretrained, INPUTS, adapter=cache.of(INSTRUCTIONS), **BEAM)
     for row in (0, 1):
         own = cache.of(INSTRUCTIONS[row : row + 1])
         alone = loss(pretrained, INPUTS[row : row + 1], TARGETS[row : row + 1], adapter=own)
         np.testing.assert_allclose(together[row], alone[0], rtol=1e-4)
-        assert texts[row] == generate(pretrained, INPUTS[row : row + 1], adapter=own, max_tokens=5)[0]
+        assert texts[row] == generate(pretrained, INPUTS[row : row + 1], adapter=own, **BEAM)[0]
     choices = score_choices(pretrained, INPUTS[:2], [["bad", "good"], ["three"]], adapter=cache.of(INSTRUCTIONS[:2]))
     np.testing.assert_allclose(choices[1][0], -together[1] * len(pretrained.tokenizer.encode("three")), rtol=1e-4)
 
