@@ -33,6 +33,9 @@ RULES: Rules = (
     ("token_embed", None),
     ("head_stack", None),
     ("labels", None),
+    ("slots", None),
+    ("hyper_hidden", None),
+    ("generated", "fsdp"),
 )
 
 

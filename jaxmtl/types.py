@@ -10,12 +10,13 @@ import numpy as np
 Batch = dict[str, np.ndarray]
 """One step's arrays by field name: `inputs` int32 [B, S], `targets` int32 [B, T], `loss_mask` float32 [B, T],
 `task_ids` int32 [B], `example_ids` int32 [B] (-1 on rows that only fill the batch), and from a store with instructions
-`instructions` int32 [B, I]. Padding has the vocabulary's own id. `loss_mask` weighs the targets: 1 for tokens; where
-targets are labels for heads (see `jaxmtl.feed.answers`) the weights of a row add up to 1. In a packed batch, whose rows
-hold several examples, also `input_segments` and `input_positions` int32 [B, S], `target_segments` and
-`target_positions` int32 [B, T] (see `jaxmtl.models.masks`), and `task_ids` and `example_ids` are int32 [B, T]. Batches
-of a training stream also have `expected_tokens` float32 [B], which add up to what the loss masks of the batches that
-were drawn together add up to on average."""
+`instructions` int32 [B, I], or [U, I] and `instruction_index` int32 [B] where rows share them. Padding has the
+vocabulary's own id. `loss_mask` weighs the targets: 1 for tokens; where targets are labels for heads (see
+`jaxmtl.feed.answers`) the weights of a row add up to 1. In a packed batch, whose rows hold several examples, also
+`input_segments` and `input_positions` int32 [B, S], `target_segments` and `target_positions` int32 [B, T] (see
+`jaxmtl.models.masks`), and `task_ids` and `example_ids` are int32 [B, T]. Batches of a training stream also have
+`expected_tokens` float32 [B], which add up to what the loss masks of the batches that were drawn together add up to on
+average."""
 Progress = Callable[[int, int, str], None]
 """Told from time to time (things done, things in all, what is being done) by what takes long."""
 

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxmtl.adapters.adaptation import Instructed
 from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals import requests
 from jaxmtl.evals.decoding import Decoding
-from jaxmtl.evals.request_adapters import RequestAdapters, batch_variables, check_count, request_adapters
+from jaxmtl.evals.request_adapters import Requested, batch_variables, check_count, request_adapters
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
 from jaxmtl.models.decoding import generate as generate_tokens
 from jaxmtl.models.lengths import check_room
@@ -24,7 +25,7 @@ def generate(
     pretrained: Pretrained,
     inputs: Sequence[str],
     *,
-    adapter: Adapter | Sequence[Adapter] | None = None,
+    adapter: Adapter | Sequence[Adapter] | Instructed | None = None,
     max_tokens: int,
     method: str = "greedy",
     batch_size: int = BATCH_SIZE,
@@ -36,7 +37,7 @@ def generate(
     Args:
       pretrained: the model, with a tokenizer.
       inputs: [n] input texts; longer ones are cut, see `requests.encode_inputs`.
-      adapter: one for all inputs, or [n] one for each; none if None.
+      adapter: one for all inputs, or [n] one for each, or what their instructions became; none if None.
       max_tokens: most tokens of a generated text, the end token included.
       method: "greedy", "beam" or "sample".
       batch_size: inputs decoded at once; the result does not depend on it.
@@ -83,7 +84,7 @@ def generate_ids(
     pretrained: Pretrained,
     inputs: Sequence[Ids],
     *,
-    adapters: RequestAdapters | None = None,
+    adapters: Requested | None = None,
     max_tokens: int,
     decoding: Decoding = GREEDY,
     streams: Sequence[int] | None = None,

@@ -12,8 +12,10 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmtl.adapters import rows as adapter_rows
+from jaxmtl.adapters.adaptation import Adaptation, Instructed
 from jaxmtl.adapters.lora import Adapter, check_adapter
 from jaxmtl.evals import requests
+from jaxmtl.models.low_rank import COLLECTION
 from jaxmtl.models.trees import flat, nested
 from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained
@@ -33,6 +35,10 @@ class RequestAdapters:
     index: np.ndarray | None
     mesh: Mesh | None
 
+    def collections(self, rows: np.ndarray, num_rows: int) -> dict[str, Any]:
+        """Gives a batch the collections that a model reads beside its parameters; arguments as in `of_rows`."""
+        return {COLLECTION: self.of_rows(rows, num_rows)}
+
     def of_rows(self, rows: np.ndarray, num_rows: int) -> Any:
         """Gives a batch its adapters.
 
@@ -45,20 +51,53 @@ class RequestAdapters:
         """
         if self.index is None:
             return self.tree
-        index = np.full(num_rows, self.index[rows[0]], np.int32)
-        index[: len(rows)] = self.index[rows]
-        return _gathered(self.tree, requests.place(index, self.mesh))
+        return _gathered(self.tree, requests.place(_of_batch(self.index, rows, num_rows), self.mesh))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RequestInstructions:
+    """Instructions that were read, on the devices, and the one that each request follows.
+
+    Attributes:
+      adaptation: of U instructions.
+      index: int32 [n], the instruction of each request.
+      mesh: devices that it is copied to; None for the default device.
+    """
+
+    adaptation: Adaptation
+    index: np.ndarray
+    mesh: Mesh | None
+
+    def collections(self, rows: np.ndarray, num_rows: int) -> dict[str, Any]:
+        """Gives a batch the collections that a model reads; one instruction serves all rows without being repeated.
+
+        Args:
+          rows: which requests the batch holds, at least one.
+          num_rows: rows B of the batch; those behind the requests repeat the first, as in `requests.pad`.
+
+        Returns:
+          The collections.
+        """
+        index = requests.place(_of_batch(self.index, rows, num_rows), self.mesh)
+        generated = self.adaptation.generated
+        is_one = self.adaptation.mask.shape[0] == 1
+        taken = jax.tree.map(lambda leaf: leaf[0], generated) if is_one else _gathered(generated, index)
+        return self.adaptation.collections_with(taken, index)
+
+
+Requested = RequestAdapters | RequestInstructions
+"""What changes the model for each request."""
 
 
 def request_adapters(
-    pretrained: Pretrained, adapter: Adapter | Sequence[Adapter] | None, num_requests: int
-) -> RequestAdapters | None:
+    pretrained: Pretrained, adapter: Adapter | Sequence[Adapter] | Instructed | None, num_requests: int
+) -> Requested | None:
     """Puts adapters on the devices of a model.
 
     Args:
       pretrained: the model.
       adapter: one for all requests, or [n] one for each; an object that comes more than once is kept once. They may
-        differ in rank and in the layers that they change.
+        differ in rank and in the layers that they change. Or all that instructions do, from a hypernetwork.
       num_requests: n.
 
     Returns:
@@ -70,6 +109,8 @@ def request_adapters(
     """
     if adapter is None:
         return None
+    if isinstance(adapter, Instructed):
+        return _instructed(pretrained, adapter, num_requests)
     listed = [adapter] if isinstance(adapter, Adapter) else list(adapter)
     if not isinstance(adapter, Adapter) and len(listed) != num_requests:
         raise InputError(f"{len(listed)} adapters for {num_requests} inputs; expected one for all, or one for each")
@@ -88,7 +129,7 @@ def request_adapters(
 
 
 def batch_variables(
-    pretrained: Pretrained, adapters: RequestAdapters | None, rows: np.ndarray, num_rows: int
+    pretrained: Pretrained, adapters: Requested | None, rows: np.ndarray, num_rows: int
 ) -> dict[str, Any]:
     """Returns what the module is applied to for a batch: the parameters, and the adapters of its rows.
 
@@ -98,10 +139,11 @@ def batch_variables(
       rows: which requests the batch holds.
       num_rows: rows B of the batch.
     """
-    return adapter_rows.variables(pretrained.params, None if adapters is None else adapters.of_rows(rows, num_rows))
+    collections = {} if adapters is None else adapters.collections(rows, num_rows)
+    return {"params": pretrained.params} | collections
 
 
-def check_count(adapters: RequestAdapters | None, num_requests: int) -> None:
+def check_count(adapters: Requested | None, num_requests: int) -> None:
     """Refuses adapters of other requests.
 
     Args:
@@ -113,6 +155,21 @@ def check_count(adapters: RequestAdapters | None, num_requests: int) -> None:
     """
     if adapters is not None and adapters.index is not None and len(adapters.index) != num_requests:
         raise InputError(f"adapters of {len(adapters.index)} requests for {num_requests} inputs; expected as many")
+
+
+def _instructed(pretrained: Pretrained, instructed: Instructed, num_requests: int) -> RequestInstructions:
+    if len(instructed.index) != num_requests:
+        raise InputError(f"{len(instructed.index)} instructions for {num_requests} inputs; expected one for each")
+    mesh = requests.mesh_of(pretrained.params)
+    adaptation = _placed(instructed.adaptation, mesh)
+    return RequestInstructions(adaptation=adaptation, index=instructed.index, mesh=mesh)
+
+
+def _of_batch(index: np.ndarray, rows: np.ndarray, num_rows: int) -> np.ndarray:
+    """Returns int32 [B], what the rows of a batch use of what requests use, [n]."""
+    of_batch = np.full(num_rows, index[rows[0]], np.int32)
+    of_batch[: len(rows)] = index[rows]
+    return of_batch
 
 
 @jax.jit

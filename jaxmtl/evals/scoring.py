@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxmtl.adapters.adaptation import Instructed
 from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals import requests
-from jaxmtl.evals.request_adapters import RequestAdapters, batch_variables, check_count, request_adapters
+from jaxmtl.evals.request_adapters import Requested, batch_variables, check_count, request_adapters
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
 from jaxmtl.models.lengths import check_room
 from jaxmtl.models.shifting import shift_right
@@ -70,7 +71,7 @@ def loss(
     inputs: Sequence[str],
     targets: Sequence[str],
     *,
-    adapter: Adapter | Sequence[Adapter] | None = None,
+    adapter: Adapter | Sequence[Adapter] | Instructed | None = None,
     batch_size: int = BATCH_SIZE,
     max_input_tokens: int = MAX_INPUT_TOKENS,
 ) -> np.ndarray:
@@ -80,7 +81,7 @@ def loss(
       pretrained: the model, with a tokenizer.
       inputs: [n] input texts; longer ones are cut, see `requests.encode_inputs`.
       targets: [n] target texts; never cut.
-      adapter: one for all inputs, or [n] one for each; none if None.
+      adapter: one for all inputs, or [n] one for each, or what their instructions became; none if None.
       batch_size: inputs scored at once; the result does not depend on it.
       max_input_tokens: most tokens of an input.
 
@@ -104,7 +105,7 @@ def score_choices(
     inputs: Sequence[str],
     choices: Sequence[Sequence[str]],
     *,
-    adapter: Adapter | Sequence[Adapter] | None = None,
+    adapter: Adapter | Sequence[Adapter] | Instructed | None = None,
     normalise: bool = False,
     batch_size: int = BATCH_SIZE,
     max_input_tokens: int = MAX_INPUT_TOKENS,
@@ -174,7 +175,7 @@ def token_losses(
     inputs: Sequence[Ids],
     targets: Sequence[Ids],
     *,
-    adapters: RequestAdapters | None = None,
+    adapters: Requested | None = None,
     batch_size: int = BATCH_SIZE,
     on_batch: OnBatch | None = None,
 ) -> list[np.ndarray]:
@@ -205,7 +206,7 @@ def choice_losses(
     inputs: Sequence[Ids],
     choices: Sequence[Sequence[Ids]],
     *,
-    adapters: RequestAdapters | None = None,
+    adapters: Requested | None = None,
     reader: Reader | None = None,
     measure: Measure = nll,
     batch_size: int = BATCH_SIZE,

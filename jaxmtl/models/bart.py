@@ -16,6 +16,7 @@ from jaxmtl.models.bart_config import POSITION_OFFSET, BARTConfig
 from jaxmtl.models.bart_layers import DecoderLayer, EncoderLayer, layer_norm
 from jaxmtl.models.decoding_cache import capacity
 from jaxmtl.models.encoder_decoder import Cache, EncoderDecoder
+from jaxmtl.models.instruction import memory_mask_of
 from jaxmtl.models.layers import Embed, normal, parameter
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
 from jaxmtl.models.stack import stack_layers
@@ -112,6 +113,7 @@ class BART(EncoderDecoder):
         steps = jnp.arange(decoder_inputs.shape[1])
         positions = self._positions(decoder_inputs.shape[1], target_segments)
         self_mask = mask_between(target_segments, target_segments, None)
+        input_mask = memory_mask_of(self, input_mask, memory.shape[1])
         cross_mask = mask_between(target_segments, input_segments, input_mask)
         x = self._embed_targets(decoder_inputs, positions)
         x = with_logical_constraint(self.drop(x, deterministic=not train), ("batch", "length", "embed"))
@@ -141,6 +143,7 @@ class BART(EncoderDecoder):
         bias = causal_bias(position[None], jnp.arange(capacity(cache["self"])))[None]
         x = self._embed_targets(tokens[:, None], self._rows(position[None]))
         carry = (x, cache["self"], jnp.zeros((), jnp.int32))
+        input_mask = self.cached_mask(cache, input_mask)
         mask = None if input_mask is None else Mask(keys=input_mask)
         (x, self_cache, _), _ = self.decoder.step(carry, cache["memory"], position, bias, mask)
         return self.logits(x)[:, 0], {**cache, "self": self_cache}

@@ -14,9 +14,13 @@ from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.attention import attend_to_kept, share_keys
 from jaxmtl.models.bart_config import BARTConfig
+from jaxmtl.models.bottleneck import with_bottleneck
 from jaxmtl.models.decoding_cache import KeysAndValues, kept, write_position
+from jaxmtl.models.instruction import with_fusion, with_memory
 from jaxmtl.models.layers import Dense, LayerNorm, normal
 from jaxmtl.models.masks import Mask
+from jaxmtl.models.prefix import with_kept_prefix, with_prefix
+from jaxmtl.models.stack import OUTPUTS
 
 gelu = functools.partial(nn.gelu, approximate=False)
 
@@ -55,11 +59,15 @@ class MultiHeadAttention(nn.Module):
         """Projects [B, S, D] to keys and values [B, S, H, K]."""
         return self._heads(self.key(x)), self._heads(self.value(x))
 
+    def look_at(self, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values of all that queries look at: of each row's instruction, if any, and of `memory`."""
+        return with_memory(self, *self.keys_and_values(memory))
+
     def __call__(
         self, x: jax.Array, memory: jax.Array, bias: jax.Array | None, mask: Mask | None, *, train: bool
     ) -> jax.Array:
         """Lets `x` [B·R, T, D] look at `memory` [B, S, D]; returns [B·R, T, D]."""
-        key, value = self.keys_and_values(memory)
+        key, value, bias, mask = with_prefix(self, *self.look_at(memory), bias, mask)
         keep_rate = 1.0 - self.config.attention_dropout_rate
         keep = None
         if train and keep_rate < 1:
@@ -73,6 +81,7 @@ class MultiHeadAttention(nn.Module):
         self, x: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None, mask: Mask | None
     ) -> jax.Array:
         """Lets one position `x` [B·R, 1, D] look at keys [B, H, K, S] and values [B, H, S, K] that were kept."""
+        key, value, bias, mask = with_kept_prefix(self, key, value, bias, mask)
         query, mask = share_keys(self._queries(x), mask, key.shape[0])
         mixed = attend_to_kept(query, key, value, bias, mask)
         return self.out(mixed.reshape(*x.shape[:-1], -1))
@@ -100,7 +109,7 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [B, L, D] to [B, L, D]."""
         hidden = with_logical_constraint(gelu(self.wi(x)), ("batch", "length", "mlp"))
-        return self.wo(self.drop(hidden, deterministic=not train))
+        return with_bottleneck(self, x, self.wo(self.drop(hidden, deterministic=not train)))
 
 
 class EncoderLayer(nn.Module):
@@ -123,7 +132,9 @@ class EncoderLayer(nn.Module):
         """Maps [B, S, D] to ([B, S, D], None), the form that `nn.scan` wants."""
         drop = functools.partial(self.drop, deterministic=not train)
         x = self.attention_norm(x + drop(self.attention(x, x, None, mask, train=train)))
+        x = with_fusion(self, self.config.attention, x, drop)
         x = self.mlp_norm(x + drop(self.mlp(x, train=train)))
+        self.sow(OUTPUTS, "states", x)
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
 
@@ -161,8 +172,11 @@ class DecoderLayer(nn.Module):
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
     def cross_cache(self, _: None, memory: jax.Array) -> tuple[None, KeysAndValues]:
-        """Projects `memory` [B, S, D] once to this layer's keys [B, H, K, S] and values [B, H, S, K] of it."""
-        return None, kept(self.cross_attention.keys_and_values(memory))
+        """Projects `memory` [B, S, D] once to this layer's keys [B, H, K, S] and values [B, H, S, K] of it.
+
+        Those of instructions stand before them.
+        """
+        return None, kept(self.cross_attention.look_at(memory))
 
     def step(self, carry: tuple, cross: tuple, position: jax.Array, bias: jax.Array, mask: Mask | None) -> tuple:
         """Decodes one position.

@@ -23,6 +23,12 @@ def kept(projected: KeysAndValues) -> KeysAndValues:
     return jnp.moveaxis(key, -3, -1), jnp.swapaxes(value, -3, -2)
 
 
+def opened(found: KeysAndValues) -> KeysAndValues:
+    """Turns keys and values that were kept back to [..., S, H, K]."""
+    key, value = found
+    return jnp.moveaxis(key, -1, -3), jnp.swapaxes(value, -3, -2)
+
+
 def empty(
     num_layers: int, num_rows: int, length: int, num_heads: int, head_dim: int, dtype: jnp.dtype
 ) -> KeysAndValues:

@@ -4,6 +4,7 @@ Letters in shapes: B inputs, R rows per input (choices, beams), S source length,
 K head width. Rows of one input are neighbours: row b·R + r belongs to input b.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmtl.models import decoding_cache
+from jaxmtl.models.instruction import instruction_length, memory_mask_of
 from jaxmtl.models.masks import Segments
 
 Cache = dict[str, Any]
@@ -56,3 +58,16 @@ class EncoderDecoder(nn.Module):
         sizes = (config.num_decoder_layers, memory.shape[0] * rows_per_input, max_length)
         heads = (config.num_heads, config.head_dim, jnp.dtype(config.dtype))
         return {"memory": cross, "self": decoding_cache.empty(*sizes, *heads)}
+
+    def cached_mask(self, cache: Mapping[str, Any], input_mask: jax.Array | None) -> jax.Array | None:
+        """Returns bool [B, I + S], what to see of a cache's memory, given what to see of its inputs, bool [B, S]."""
+        own_length = decoding_cache.capacity(cache["memory"]) - instruction_length(self)
+        return memory_mask_of(self, input_mask, own_length)
+
+    def memory_keys(self, states: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Projects states [U, I, D] to the keys and values [layers, U, I, H, K] that cross-attention sees of them."""
+        return decoding_cache.opened(self.decoder.cross_cache(None, states)[1])
+
+    def states(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> jax.Array:
+        """Returns [B, S, D], what a hypernetwork reads of int32 `inputs` [B, S]: the encoder's last states."""
+        return self.encode(inputs, input_mask)

@@ -79,12 +79,16 @@ class GPT(nn.Module):
         Raises:
           InputError: if only one of the two sides has segments.
         """
-        mask = self._real(inputs, input_mask)
+        mask = self.real(inputs, input_mask)
         x, memory = self._read(inputs, mask, input_segments, train=train)
         if decoder_inputs is None:
             return self.logits(x)
         segments = dict(input_segments=input_segments, target_segments=target_segments)
         return self.decode(decoder_inputs, memory, mask, **segments, train=train)
+
+    def real(self, inputs: jax.Array, input_mask: jax.Array | None) -> jax.Array:
+        """Returns bool [B, S], True on what to see of int32 `inputs` [B, S]: `input_mask`, or all but padding."""
+        return prompts.not_padding(inputs, self.config.pad_id) if input_mask is None else input_mask
 
     def first_tokens(
         self,
@@ -107,11 +111,11 @@ class GPT(nn.Module):
         """
         if input_segments is not None and target_segments is not None:
             return prompts.last_tokens_of_segments(inputs, input_segments, target_segments, self.config.eos_id)
-        return prompts.last_tokens(inputs, self._real(inputs, input_mask), self.config.eos_id)
+        return prompts.last_tokens(inputs, self.real(inputs, input_mask), self.config.eos_id)
 
     def prompt_tokens(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """Returns int32 [B, S] and bool [B, S], what the model has read before the first target: its prompt."""
-        return inputs, self._real(inputs, input_mask)
+        return inputs, self.real(inputs, input_mask)
 
     def encode(
         self,
@@ -126,7 +130,7 @@ class GPT(nn.Module):
         Returns:
           Keys and values [layers, B, S, H, K].
         """
-        return self._read(inputs, self._real(inputs, input_mask), segments, train=train)[1]
+        return self._read(inputs, self.real(inputs, input_mask), segments, train=train)[1]
 
     def decode(
         self,
@@ -176,10 +180,14 @@ class GPT(nn.Module):
         x = self._embed(decoder_inputs, positions, train=train)
         return self.logits(self.layers(x, train, memory, seen)[0])
 
+    def states(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> jax.Array:
+        """Returns [B, S, D], what a hypernetwork reads of int32 `inputs` [B, S]: the last states, normalised."""
+        return self._last(self._read(inputs, self.real(inputs, input_mask), None, train=False)[0])
+
     def logits(self, x: jax.Array) -> jax.Array:
         """Scores tokens from the last block's states: [B, T, D] to float32 [B, T, V]."""
         config = self.config
-        x = self.final_norm(x) if config.norm == "pre" else x
+        x = self._last(x)
         x = self.project_out(x) if config.token_dim != config.embed_dim else x
         head = self.token_embedding.attend if config.tied_head else self.lm_head
         return with_logical_constraint(head(x).astype(jnp.float32), ("batch", "length", "vocab"))
@@ -222,8 +230,8 @@ class GPT(nn.Module):
         (x, own, _), _ = self.layers.step(carry, memory, position, prompts.without_last(real), bias)
         return self.logits(x)[:, 0], {**cache, "self": own}
 
-    def _real(self, inputs: jax.Array, input_mask: jax.Array | None) -> jax.Array:
-        return prompts.not_padding(inputs, self.config.pad_id) if input_mask is None else input_mask
+    def _last(self, x: jax.Array) -> jax.Array:
+        return self.final_norm(x) if self.config.norm == "pre" else x
 
     def _read(
         self, inputs: jax.Array, real: jax.Array, segments: Segments | None, *, train: bool

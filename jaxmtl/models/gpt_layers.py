@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
+from jaxmtl.models.bottleneck import with_bottleneck
 from jaxmtl.models.decoding_cache import KeysAndValues, kept, write_position
 from jaxmtl.models.gpt_config import ACTIVATIONS, GPTConfig
 from jaxmtl.models.layers import Dense, Dropout, LayerNorm, normal
 from jaxmtl.models.masks import Mask
+from jaxmtl.models.prefix import with_kept_prefix, with_prefix
 from jaxmtl.models.prompt_attention import attend_to_prompt
 
 
@@ -75,19 +77,28 @@ class SelfAttention(nn.Module):
         """
         query, own = self.queries(x), self.keys_and_values(x)
         if seen.prompt is not None and prompt is not None:
-            return self._out(attend_to_prompt(query, kept(prompt), kept(own), seen.prompt, seen.bias)), own
-        both, bias = own, seen.bias
+            return self._out(self._attend(query, kept(prompt), kept(own), seen.prompt, seen.bias)), own
+        (key, value), bias = own, seen.bias
         if prompt is not None:
-            both = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), prompt, own)
+            key, value = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), prompt, own)
             bias = jnp.pad(bias, ((0, 0), (prompt[0].shape[1], 0)))
-        keep = self._keep(both[0]) if train else None
-        return self._out(self.config.attention(query, *both, bias[None], seen.mask, keep)), own
+        key, value, bias, mask = with_prefix(self, key, value, bias[None], seen.mask)
+        keep = self._keep(key) if train else None
+        return self._out(self.config.attention(query, key, value, bias, mask, keep)), own
 
     def look_up(
         self, x: jax.Array, prompt: KeysAndValues, own: KeysAndValues, prompt_seen: jax.Array, own_bias: jax.Array
     ) -> jax.Array:
         """Lets one position `x` [B·R, 1, D] look at keys and values that were kept."""
-        return self._out(attend_to_prompt(self.queries(x), prompt, own, prompt_seen, own_bias))
+        return self._out(self._attend(self.queries(x), prompt, own, prompt_seen, own_bias))
+
+    def _attend(
+        self, query: jax.Array, prompt: KeysAndValues, own: KeysAndValues, prompt_seen: jax.Array, own_bias: jax.Array
+    ) -> jax.Array:
+        """Attends to a prompt, with what the layer's prefix puts before it, and to each row's own keys, all kept."""
+        key, value, _, mask = with_kept_prefix(self, *prompt, None, Mask(keys=prompt_seen))
+        seen = prompt_seen if mask is None else mask.keys
+        return attend_to_prompt(query, (key, value), own, seen, own_bias)
 
     def _out(self, mixed: jax.Array) -> jax.Array:
         return self.out(mixed.reshape(*mixed.shape[:-2], -1))
@@ -119,7 +130,7 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [B, L, D] to [B, L, D]."""
         hidden = ACTIVATIONS[self.config.activation](self.wi(x))
-        return self.wo(with_logical_constraint(hidden, ("batch", "length", "mlp")))
+        return with_bottleneck(self, x, self.wo(with_logical_constraint(hidden, ("batch", "length", "mlp"))))
 
 
 class Block(nn.Module):

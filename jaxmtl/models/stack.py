@@ -7,8 +7,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from jaxmtl.models.low_rank import COLLECTION
+from jaxmtl.models import bottleneck, instruction, low_rank, prefix
 from jaxmtl.models.remat import REMAT_POLICIES
+
+ADAPTATIONS = (low_rank.COLLECTION, prefix.COLLECTION, bottleneck.COLLECTION, instruction.FUSION, instruction.MEMORY)
+"""Collections that change what layers do, if they are there."""
+OUTPUTS = "intermediates"
+"""The collection in which encoder layers leave what they give, if whoever applies the model makes it mutable."""
 
 
 def unrolled_on_cpus(module: nn.Module) -> nn.Module:
@@ -47,7 +52,7 @@ def stack_layers(
     if config.remat != "none":
         layer = nn.remat(layer, policy=REMAT_POLICIES[config.remat], prevent_cse=False, static_argnums=(2,))
     scan: dict[str, Any] = dict(
-        variable_axes={"params": 0, COLLECTION: 0},
+        variable_axes=dict.fromkeys(("params", *ADAPTATIONS, OUTPUTS), 0),
         variable_broadcast=False,
         split_rngs={"params": True, "dropout": True},
         length=num_layers,

@@ -14,6 +14,7 @@ from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.decoding_cache import capacity
 from jaxmtl.models.encoder_decoder import Cache, EncoderDecoder
+from jaxmtl.models.instruction import memory_mask_of
 from jaxmtl.models.layers import Dense, Dropout, Embed, RelativeBias, RMSNorm, normal
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
 from jaxmtl.models.stack import stack_layers
@@ -118,6 +119,7 @@ class T5(EncoderDecoder):
         positions = jnp.arange(decoder_inputs.shape[1])
         bias = self.decoder_bias(positions, positions) + causal_bias(positions, positions)
         self_mask = mask_between(target_segments, target_segments, None)
+        input_mask = memory_mask_of(self, input_mask, memory.shape[1])
         cross_mask = mask_between(target_segments, input_segments, input_mask)
         x = self.drop(self.token_embedding(decoder_inputs), train=train)
         x, _ = self.decoder(x, train, memory, bias, self_mask, cross_mask)
@@ -147,6 +149,7 @@ class T5(EncoderDecoder):
         bias = self.decoder_bias(position[None], positions) + causal_bias(position[None], positions)
         x = self.token_embedding(tokens[:, None])
         carry = (x, cache["self"], jnp.zeros((), jnp.int32))
+        input_mask = self.cached_mask(cache, input_mask)
         mask = None if input_mask is None else Mask(keys=input_mask)
         (x, self_cache, _), _ = self.decoder.step(carry, cache["memory"], position, bias, mask)
         return self.logits(self.decoder_norm(x))[:, 0], {**cache, "self": self_cache}

@@ -5,15 +5,21 @@ width.
 Attention scores are not scaled by the root of K (the factor is part of the initialisation), and no layer has a bias.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.attention import attend_to_kept, share_keys
+from jaxmtl.models.bottleneck import with_bottleneck
 from jaxmtl.models.decoding_cache import KeysAndValues, kept, write_position
+from jaxmtl.models.instruction import with_fusion, with_memory
 from jaxmtl.models.layers import Dense, Dropout, RMSNorm, normal
 from jaxmtl.models.masks import Mask
+from jaxmtl.models.prefix import with_kept_prefix, with_prefix
+from jaxmtl.models.stack import OUTPUTS
 from jaxmtl.models.t5_config import ACTIVATIONS, T5Config
 
 
@@ -43,11 +49,15 @@ class MultiHeadAttention(nn.Module):
         """Projects [B, S, D] to keys and values [B, S, H, K]."""
         return self.heads(self.key(x)), self.heads(self.value(x))
 
+    def look_at(self, memory: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns keys and values of all that queries look at: of each row's instruction, if any, and of `memory`."""
+        return with_memory(self, *self.keys_and_values(memory))
+
     def __call__(
         self, x: jax.Array, memory: jax.Array, bias: jax.Array | None, mask: Mask | None, *, train: bool
     ) -> jax.Array:
         """Lets `x` [B·R, T, D] look at `memory` [B, S, D]; returns [B·R, T, D]."""
-        key, value = self.keys_and_values(memory)
+        key, value, bias, mask = with_prefix(self, *self.look_at(memory), bias, mask)
         keep = None
         if train and self.config.dropout_rate:
             keep_rate = 1.0 - self.config.dropout_rate
@@ -61,6 +71,7 @@ class MultiHeadAttention(nn.Module):
         self, x: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array | None, mask: Mask | None
     ) -> jax.Array:
         """Lets one position `x` [B·R, 1, D] look at keys [B, H, K, S] and values [B, H, S, K] that were kept."""
+        key, value, bias, mask = with_kept_prefix(self, key, value, bias, mask)
         query, mask = share_keys(self.heads(self.query(x)), mask, key.shape[0])
         mixed = attend_to_kept(query, key, value, bias, mask)
         return self.out(mixed.reshape(*x.shape[:-1], -1))
@@ -86,7 +97,8 @@ class FeedForward(nn.Module):
             hidden = hidden * ACTIVATIONS[activation](wide(x))
         hidden = with_logical_constraint(hidden, ("batch", "length", "mlp"))
         hidden = Dropout(config.dropout_rate)(hidden, train=train)
-        return Dense(config.embed_dim, ("mlp", "embed"), normal(config.mlp_dim**-0.5), dtype, name="wo")(hidden)
+        y = Dense(config.embed_dim, ("mlp", "embed"), normal(config.mlp_dim**-0.5), dtype, name="wo")(hidden)
+        return with_bottleneck(self, x, y)
 
 
 class EncoderLayer(nn.Module):
@@ -106,8 +118,10 @@ class EncoderLayer(nn.Module):
         normed = RMSNorm(config.norm_epsilon, dtype, name="attention_norm")(x)
         attended = MultiHeadAttention(config, name="attention")(normed, normed, bias, mask, train=train)
         x = x + drop(attended, train=train)
+        x = with_fusion(self, config.attention, x, functools.partial(drop, train=train))
         normed = RMSNorm(config.norm_epsilon, dtype, name="mlp_norm")(x)
         x = x + drop(FeedForward(config, name="mlp")(normed, train=train), train=train)
+        self.sow(OUTPUTS, "states", x)
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
 
@@ -147,8 +161,11 @@ class DecoderLayer(nn.Module):
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
     def cross_cache(self, _: None, memory: jax.Array) -> tuple[None, KeysAndValues]:
-        """Projects `memory` [B, S, D] once to this layer's keys [B, H, K, S] and values [B, H, S, K] of it."""
-        return None, kept(self.cross_attention.keys_and_values(memory))
+        """Projects `memory` [B, S, D] once to this layer's keys [B, H, K, S] and values [B, H, S, K] of it.
+
+        Those of instructions stand before them.
+        """
+        return None, kept(self.cross_attention.look_at(memory))
 
     def step(self, carry: tuple, cross: tuple, position: jax.Array, bias: jax.Array, mask: Mask | None) -> tuple:
         """Decodes one position.

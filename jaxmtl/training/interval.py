@@ -27,6 +27,8 @@ class IntervalSums:
         sums = metrics.sums
         self._totals += [1.0, sums.objective, sums.loss, sums.tokens, metrics.grad_norm]
         self._tasks += np.stack([sums.task_loss, sums.task_tokens])
+        for name, term in sums.task_terms.items():
+            self._terms[name] = self._terms.get(name, np.zeros_like(self._tasks)) + np.stack(term)
         self._last = {
             "train/learning_rate": float(metrics.learning_rate),
             "train/param_norm": float(metrics.param_norm),
@@ -38,7 +40,8 @@ class IntervalSums:
         Returns:
           `train/objective` and `train/loss` in nats per target token, `train/tokens`, `train/grad_norm` (mean over
           steps), last `train/learning_rate` and `train/param_norm`, `train/task_loss/NAME` for tasks seen, and with
-          several streams `train/STREAM/loss` and `train/STREAM/tokens` for streams seen.
+          several streams `train/STREAM/loss` and `train/STREAM/tokens` for streams seen. Of objectives with several
+          terms `train/term/TERM` and `train/task_term/TERM/NAME`, per target token that the term applies to.
         """
         steps, objective, loss, tokens, grad_norm = (float(total) for total in self._totals)
         tokens_or_one = max(tokens, 1.0)
@@ -52,7 +55,7 @@ class IntervalSums:
         values |= {
             f"train/task_loss/{name}": value for name, value in task_means(self._tasks, self._task_names).items()
         }
-        values |= self._by_stream()
+        values |= self._by_stream() | self._by_term()
         self._clear()
         return values
 
@@ -64,9 +67,20 @@ class IntervalSums:
                 values |= {f"train/{name}/loss": loss / tokens, f"train/{name}/tokens": tokens}
         return values
 
+    def _by_term(self) -> dict[str, float]:
+        values = {}
+        for term, sums in self._terms.items():
+            total, weight = sums.sum(axis=1).tolist()
+            values |= {f"train/term/{term}": total / weight} if weight else {}
+            means = task_means(sums, self._task_names)
+            values |= {f"train/task_term/{term}/{name}": value for name, value in means.items()}
+        return values
+
     def state(self) -> dict[str, Any]:
         """Returns the sums, JSON-able and exact."""
-        return {"totals": self._totals.tolist(), "tasks": self._tasks.tolist(), "last": self._last}
+        return {"totals": self._totals.tolist(), "tasks": self._tasks.tolist(), "last": self._last} | (
+            {"terms": {name: sums.tolist() for name, sums in self._terms.items()}} if self._terms else {}
+        )
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes back to what `state` returned; raises InputError if that was for another number of tasks."""
@@ -79,10 +93,12 @@ class IntervalSums:
         self._totals = np.array(state["totals"], np.float64)
         self._tasks = np.array(state["tasks"], np.float64)
         self._last = dict(state["last"])
+        self._terms = {name: np.array(sums, np.float64) for name, sums in state.get("terms", {}).items()}
 
     def _clear(self) -> None:
         self._totals = np.zeros(5)
         self._tasks = np.zeros((2, len(self._task_names)))
+        self._terms: dict[str, np.ndarray] = {}
         self._last: dict[str, float] = {}
 
 

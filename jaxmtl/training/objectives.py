@@ -77,6 +77,18 @@ def hf_smoothing(num_classes: int, *, amount: float = 0.1) -> SoftTargets:
     return SoftTargets(1.0 - amount + amount / num_classes, amount / num_classes, 0.0)
 
 
+class Term(NamedTuple):
+    """One of the terms that an objective adds up, for the log.
+
+    Attributes:
+      value: float32 [B, T], weighted by `weight` already, but not by the term's own factor in the objective.
+      weight: float32 [B, T], the loss mask where the term applies, 0 elsewhere.
+    """
+
+    value: jax.Array
+    weight: jax.Array
+
+
 @flax.struct.dataclass
 class Losses:
     """Losses of target tokens, each weighted by the loss mask, or sums of them by example.
@@ -85,11 +97,13 @@ class Losses:
       objective: float32 [B, T], what is minimised, with z-loss and smoothing, in nats.
       loss: float32 [B, T], plain negative log-likelihood in nats.
       tokens: float32 [B, T], the loss mask.
+      terms: what the objective is made of, by name; none if it is one term.
     """
 
     objective: jax.Array
     loss: jax.Array
     tokens: jax.Array
+    terms: dict[str, Term] = flax.struct.field(default_factory=dict)
 
 
 def sum_segments(losses: Losses, segments: jax.Array, num_segments: int) -> Losses:

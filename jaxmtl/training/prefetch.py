@@ -150,18 +150,24 @@ def to_devices(batch: Batch, sharding: NamedSharding) -> dict[str, jax.Array]:
       The fields as arrays on the devices.
 
     Raises:
-      InputError: if the rows cannot be split evenly.
+      InputError: if the rows cannot be split evenly, or several hosts' rows share instructions.
     """
     _, num_shares = batch_share(cast(Mesh, sharding.mesh))
-    rows = len(batch["inputs"]) * num_shares
-    try:
-        sharding.shard_shape((rows,))
-    except ValueError as error:
-        raise InputError(
-            f"a batch of {rows} rows does not split evenly over the mesh's axes data and fsdp; change batch or mesh"
-        ) from error
-    # Without the whole shape, rows that hosts have in common would be taken for rows of their own.
-    place = lambda field: jax.make_array_from_process_local_data(sharding, field, (rows, *field.shape[1:]))
+    if num_shares > 1 and "instruction_index" in batch:
+        raise InputError("rows of several processes cannot share instructions; give each row its own instruction")
+    for rows in sorted({len(field) * num_shares for field in batch.values()}):
+        try:
+            sharding.shard_shape((rows,))
+        except ValueError as error:
+            raise InputError(
+                f"a batch of {rows} rows does not split evenly over the mesh's axes data and fsdp; change batch or mesh"
+            ) from error
+
+    def place(field: np.ndarray) -> jax.Array:
+        # Without the whole shape, rows that hosts have in common would be taken for rows of their own.
+        shape = (len(field) * num_shares, *field.shape[1:])
+        return jax.make_array_from_process_local_data(sharding, field, shape)
+
     return {name: place(field) for name, field in batch.items()}
 
 

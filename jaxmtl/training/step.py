@@ -14,7 +14,7 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmtl.training.normalisers import Normaliser, batch_tokens
-from jaxmtl.training.objectives import Losses, Objective
+from jaxmtl.training.objectives import Losses, Objective, Term
 from jaxmtl.training.state import Plan, TrainState
 from jaxmtl.types import InputError
 
@@ -29,6 +29,7 @@ class LossSums:
       tokens: float32 scalar, number of target tokens.
       task_loss: float32 [N], `loss` per task.
       task_tokens: float32 [N], `tokens` per task.
+      task_terms: each of the objective's terms, value and weight float32 [N] per task, by name.
     """
 
     objective: jax.Array
@@ -36,6 +37,7 @@ class LossSums:
     tokens: jax.Array
     task_loss: jax.Array
     task_tokens: jax.Array
+    task_terms: dict[str, Term] = flax.struct.field(default_factory=dict)
 
 
 @flax.struct.dataclass
@@ -77,6 +79,7 @@ def sum_rows(losses: Losses, task_ids: jax.Array, num_tasks: int) -> LossSums:
         tokens=jnp.sum(losses.tokens),
         task_loss=per_task(losses.loss),
         task_tokens=per_task(losses.tokens),
+        task_terms=jax.tree.map(per_task, losses.terms),
     )
 
 
@@ -139,6 +142,10 @@ def _split(batch: Mapping[str, jax.Array], num_parts: int, plan: Plan) -> dict[s
         raise InputError(
             f"a batch of {rows} rows does not split into {num_parts} microbatches on {devices} data and fsdp devices;"
             " choose a batch size that their product divides"
+        )
+    if "instruction_index" in batch:
+        raise InputError(
+            "rows that share instructions cannot be cut into microbatches; give each row its own instruction"
         )
     sharding = NamedSharding(plan.mesh, PartitionSpec(None, ("data", "fsdp")))
 

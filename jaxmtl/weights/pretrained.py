@@ -132,6 +132,24 @@ def load_module(path: str | os.PathLike, *, dtype: str = "float32") -> nn.Module
     return family.MODULE(config)
 
 
+def module_of_config(folder: pathlib.Path, *, dtype: str = "float32") -> nn.Module:
+    """Builds what `write_config` wrote of, without any weights.
+
+    Args:
+      folder: holds `config.json`.
+      dtype: dtype of activations.
+
+    Returns:
+      The module.
+
+    Raises:
+      InputError: if the file is missing or says of no model that is known here.
+    """
+    raw = _raw_config(folder)
+    family = _family_named(raw, folder)
+    return family.MODULE(family.config_from_hf(raw, str(folder), dtype))
+
+
 def tokenizer_of(path: str | os.PathLike) -> Tokenizer | None:
     """Loads only a model's tokenizer.
 

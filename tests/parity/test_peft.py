@@ -8,8 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hyper_toy import random_like
 
 from jaxmtl.adapters import rows
+from jaxmtl.adapters.hyper_config import HyperConfig
+from jaxmtl.adapters.hyper_model import HyperModel
+from jaxmtl.adapters.hypernet import Hyper, generate_adapter, read_instructions
 from jaxmtl.adapters.lora import LoRA, init_adapter, merge
 from jaxmtl.models.trees import flat, nested
 from jaxmtl.weights import load_adapter, load_pretrained, save_adapter, save_pretrained
@@ -280,3 +284,31 @@ def test_an_encoder_alone_has_the_paths_of_its_own_class(bases, tmp_path):
         expected = model(input_ids=torch.tensor(INPUTS).long()).last_hidden_state.numpy()
     apply = jax.jit(lambda params: pretrained.module.apply({"params": params}, inputs=INPUTS))
     assert_close(np.asarray(apply(merge(pretrained.params, adapter))), expected)
+
+
+class Words:
+    """A tokenizer of numbers."""
+
+    eos_token_id = 1
+
+    def encode_batch(self, texts):
+        return [[*map(int, text.split()), self.eos_token_id] for text in texts]
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "opt"])
+def test_an_adapter_of_an_instruction_does_the_same_in_peft(bases, ours, name, tmp_path):
+    """The hypernetwork's own model and the exported folder in PEFT give the same logits."""
+    import peft
+
+    config = HyperConfig(outputs=(LoRA(rank=3, alpha=5.0),), fusion="none", memory="input")
+    module = HyperModel(config, ours[name].module)
+    params = random_like(module, spread=0.2)
+    own = {part: tree for part, tree in params.items() if part != "base"}
+    hyper, pretrained = Hyper(config=config, params=own), dataclasses.replace(ours[name], tokenizer=Words())
+    save_adapter(tmp_path, generate_adapter(hyper, pretrained, "7 8 9"), ours[name])
+    theirs = torch_logits(peft.PeftModel.from_pretrained(torch_base(bases, name), tmp_path).eval(), name)
+    kept = read_instructions(hyper, pretrained, ["7 8 9"]).collections(np.zeros(len(INPUTS), np.int32))
+    arrays = dict(inputs=INPUTS) | (dict(decoder_inputs=DECODER_INPUTS) if name in OF_DECODERS_PAIRS else {})
+    found = np.asarray(applied(ours[name].module, {"params": ours[name].params} | kept, arrays))
+    assert np.abs(found - our_logits(ours[name], name)).max() > 1e-2 * np.abs(found).max()
+    assert_close(found, theirs)

@@ -1,0 +1,71 @@
+"""`jaxmtl generate_adapter`: what it writes answers as the hypernetwork's own model does."""
+
+import numpy as np
+import pytest
+from hyper_toy import EVERYTHING, LORA, random_like
+
+from jaxmtl import tokenizers
+from jaxmtl.adapters.adaptation import Instructed
+from jaxmtl.adapters.hyper_config import GeneratorConfig, HyperConfig
+from jaxmtl.adapters.hyper_model import HyperModel
+from jaxmtl.adapters.hypernet import Hyper, InstructionCache
+from jaxmtl.evals.scoring import loss
+from jaxmtl.main import main
+from jaxmtl.models.t5 import T5
+from jaxmtl.models.t5_config import T5Config
+from jaxmtl.weights import Pretrained, load_adapter, load_pretrained, save_pretrained
+from jaxmtl.weights.adaptation_io import load_adaptation
+from jaxmtl.weights.hyper_io import save_hyper
+
+WORDS = "say the opposite of what is given or count its words".split()
+PLAIN = HyperConfig(outputs=(LORA,), fusion="none", memory="input", generator=GeneratorConfig(hidden=6))
+TEXTS = (["count its words"], ["given"])
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model's folder, and the model as it is loaded."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = tokenizers.train_sentencepiece([" ".join(WORDS)] * 50, folder / "spiece.model", 36, 10)
+    sizes = dict(embed_dim=12, num_heads=3, head_dim=4, mlp_dim=16, num_encoder_layers=1, num_decoder_layers=1)
+    config = T5Config(vocab_size=tokenizer.vocab_size, **sizes)
+    params = random_like(T5(config))
+    save_pretrained(folder, Pretrained(config=config, module=T5(config), params=params, tokenizer=tokenizer))
+    return folder, load_pretrained(folder)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("config", [PLAIN, EVERYTHING], ids=["plain", "everything"])
+def test_what_is_written_answers_as_the_hypernetwork_does(model, config, tmp_path, capsys):
+    folder, pretrained = model
+    params = random_like(HyperModel(config, pretrained.module), seed=2)
+    hyper = Hyper(config=config, params={name: tree for name, tree in params.items() if name != "base"})
+    save_hyper(tmp_path / "hyper", hyper, pretrained)
+    words = ["--checkpoint", str(tmp_path / "hyper"), "--model", str(folder), "--out", str(tmp_path / "out")]
+    assert main(["generate_adapter", *words, "--instruction", "say the opposite"]) == 0
+    said = capsys.readouterr().out
+    expected = loss(pretrained, *TEXTS, adapter=InstructionCache(hyper, pretrained).of(["say the opposite"]))
+    assert "rank 3, alpha 6" in said
+    adapter = load_adapter(tmp_path / "out", pretrained)
+    if config is PLAIN:
+        assert "leaves out" not in said
+        np.testing.assert_allclose(loss(pretrained, *TEXTS, adapter=adapter), expected, rtol=1e-5)
+    else:
+        assert "leaves out prefixes of attention layers, bottleneck adapters, the encoder's look" in said
+        kept = Instructed(adaptation=load_adaptation(tmp_path / "out", pretrained), index=np.zeros(1, np.int32))
+        np.testing.assert_allclose(loss(pretrained, *TEXTS, adapter=kept), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--instruction", " "], "the instruction is empty"),
+        (["--instruction_file", "nowhere.txt"], "nowhere.txt"),
+        (["--instruction", "say it"], "holds no hypernet.json"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(model, tmp_path, capsys, words, message):
+    own = ["--checkpoint", str(tmp_path), "--model", str(model[0]), "--out", str(tmp_path / "out")]
+    assert main(["generate_adapter", *own, *words]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

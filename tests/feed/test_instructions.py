@@ -1,0 +1,44 @@
+import hypothesis
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from jaxmtl.feed.instructions import SharedInstructions, share_instructions
+from jaxmtl.types import InputError
+
+ROWS = hnp.arrays(np.int32, st.tuples(st.integers(1, 9), st.just(2)), elements=st.integers(0, 2))
+
+
+@hypothesis.given(ROWS, st.integers(1, 3))
+def test_every_row_names_its_own_instruction_and_each_is_held_once(rows, multiple):
+    shared = share_instructions({"instructions": rows, "inputs": rows}, multiple=multiple)
+    held, index = shared["instructions"], shared["instruction_index"]
+    np.testing.assert_array_equal(held[index], rows)
+    distinct = len(np.unique(rows, axis=0))
+    assert sorted(set(index.tolist())) == list(range(distinct))
+    assert len(held) % multiple == 0 and len(held) < max(2 * distinct, multiple + 1)
+    assert index[0] == 0 and index.dtype == np.int32
+    np.testing.assert_array_equal(shared["inputs"], rows)
+
+
+def test_a_batch_without_instructions_is_refused():
+    with pytest.raises(InputError, match="expected 'instructions'"):
+        share_instructions({"inputs": np.zeros((2, 3), np.int32)})
+    shared = share_instructions({"instructions": np.zeros((2, 3), np.int32)})
+    with pytest.raises(InputError, match="expected 'instructions', one for each row"):
+        share_instructions(shared)
+
+
+def test_a_stream_keeps_all_else():
+    class Stream:
+        def __next__(self):
+            return {"instructions": np.array([[5, 1], [6, 1], [5, 1]], np.int32)}
+
+        def state(self):
+            return {"step": 3}
+
+    stream = SharedInstructions(Stream(), multiple=4)
+    assert next(stream)["instruction_index"].tolist() == [0, 1, 0]
+    assert next(stream)["instructions"].shape == (4, 2)
+    assert stream.state() == {"step": 3}

@@ -1,0 +1,79 @@
+"""The loop with a hypernetwork: pretraining, terms in the log, checkpoints that go on."""
+
+import functools
+
+import numpy as np
+import pytest
+from training_toy import TASKS, Recorder, ToyStream, assert_trees_equal, tiny_t5, toy_run
+
+from jaxmtl.adapters.hyper_config import GeneratorConfig, HyperConfig
+from jaxmtl.adapters.hyper_model import HyperModel
+from jaxmtl.adapters.lora import LoRA
+from jaxmtl.checkpoints import CheckpointPolicy
+from jaxmtl.feed.instructions import SharedInstructions
+from jaxmtl.partitioning import make_mesh
+from jaxmtl.training import optim
+from jaxmtl.training.hyper_groups import groups_of
+from jaxmtl.training.hyper_objective import InstructedLoss
+from jaxmtl.training.loop import train
+from jaxmtl.types import InputError
+from jaxmtl.weights.hyper_io import hyper_of_run
+
+CONFIG = HyperConfig(outputs=(LoRA(rank=2, alpha=2.0),), generator=GeneratorConfig(hidden=4))
+
+
+def instructed(index, batch):
+    """Three instructions, one for each task."""
+    texts = np.array([[9, 8, 1, 0], [7, 1, 0, 0], [6, 5, 4, 1]], np.int32)
+    return batch | {"instructions": texts[batch["task_ids"]]}
+
+
+def run_of(folder, **options):
+    module = HyperModel(
+        CONFIG, tiny_t5(num_encoder_layers=1, num_decoder_layers=1, mlp_activations=("relu",), remat="none")
+    )
+    given = dict(
+        module=module,
+        objective=InstructedLoss(),
+        stream=SharedInstructions(ToyStream(instructed), multiple=4),
+        optimizer=functools.partial(optim.adafactor, groups=groups_of(module.hyper)),
+        mesh=make_mesh(data=1),
+        num_steps=4,
+    )
+    return toy_run(folder, **(given | options))
+
+
+@pytest.mark.long
+def test_a_hypernetwork_trains_in_the_loop_and_a_resumed_run_is_the_unbroken_one(tmp_path):
+    def breaks(index, batch):
+        if index == 3:
+            raise ConnectionError("the power went")
+        return instructed(index, batch)
+
+    def run(folder, change=instructed):
+        writer, stream = Recorder(), SharedInstructions(ToyStream(change), multiple=4)
+        options = dict(writer=writer, stream=stream, checkpoints=CheckpointPolicy(every=2), log_every=4)
+        return writer, lambda: train(run_of(tmp_path / folder, **options))
+
+    writer, start = run("whole")
+    whole = start()
+    values = next(values for step, values in writer.lines if step == 4 and "train/loss" in values)
+    assert values["train/term/target"] == pytest.approx(values["train/objective"])
+    assert {f"train/task_term/target/{name}" for name in TASKS} <= set(values)
+    module = run_of(tmp_path / "whole").module
+    hyper = hyper_of_run(tmp_path / "whole", module)
+    assert_trees_equal(hyper.params, {part: tree for part, tree in whole.params.items() if part != "base"})
+    with pytest.raises(ConnectionError):
+        run("broken", breaks)[1]()
+    again, start = run("broken")
+    assert_trees_equal(start().params, whole.params)
+    resumed = next(values for step, values in again.lines if step == 4 and "train/loss" in values)
+    # Half of the interval was before the break: its terms were saved with the checkpoint.
+    assert {name: value for name, value in resumed.items() if "term" in name} == {
+        name: value for name, value in values.items() if "term" in name
+    }
+
+
+def test_rows_that_share_instructions_are_not_cut_into_microbatches(tmp_path):
+    with pytest.raises(InputError, match="cannot be cut into microbatches"):
+        train(run_of(tmp_path, num_microbatches=2))
