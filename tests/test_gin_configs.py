@@ -44,6 +44,7 @@ LAYERINGS = [
     (["models/roberta.gin", TRAIN, HEADS], [*TRAINING, "SIZE=roberta-base"]),
     (["models/roberta_pretrained.gin", TRAIN, HEADS], [*TRAINING, "PRETRAINED=FacebookAI/xlm-roberta-base"]),
     (["runs/evaluate_heads.gin"], [*TRAINING, "CHECKPOINT=runs/heads"]),
+    (["runs/evaluate_heads.gin", "runs/trajectory.gin"], [*TRAINING, "CHECKPOINT=runs/heads"]),
     (["tasks/transfer.gin"], [*CACHING, "DATA_DIR=data"]),
 ]
 SNI = ("sni_train", "sni_test", "transfer_matters", "transfer_matters_unseen")
