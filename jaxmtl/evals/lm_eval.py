@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from jaxmtl.evals import generation, requests, scoring
 from jaxmtl.evals.harness_requests import Coder, context_limit, ending_of, is_decoder_only
-from jaxmtl.evals.request_adapters import RequestAdapters, request_adapters
+from jaxmtl.evals.request_adapters import Requested, request_adapters
 from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained, load_adapter, load_pretrained
 
@@ -188,7 +188,7 @@ class Requests:
         _say_cut(num_cut, len(asked), self.max_length)
         return texts
 
-    def _adapters(self, count: int) -> RequestAdapters | None:
+    def _adapters(self, count: int) -> Requested | None:
         return request_adapters(self.pretrained, self.adapter, count)
 
     def _measured(self, inputs: Sequence[Any], choices: Sequence[Any], measure: Any, disable_tqdm: bool) -> list:
