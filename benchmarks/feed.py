@@ -191,7 +191,8 @@ def steady(batches: Iterator[int], sizes: argparse.Namespace) -> int:
 def warm_up(counts: Iterator[int], sizes: argparse.Namespace) -> float:
     """Reads until the rate rises by less than a tenth, as it does when all shuffle buffers are full.
 
-    While they fill it is as low all the time, so it has to be asked for some time first. Returns the seconds that took, or minus the seconds after which it still rose.
+    While they fill it is as low all the time, so it has to be asked for some time first. Returns the seconds that took,
+    or minus the seconds after which it still rose.
     """
     before = steady(counts, sizes)
     for periods in range(2, MOST_PERIODS + 1):

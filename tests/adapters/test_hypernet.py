@@ -74,6 +74,7 @@ def gradient(module, params):
     return jax.grad(lambda own: summed(module, params | own))({k: v for k, v in params.items() if k != "base"})
 
 
+@pytest.mark.long
 def test_at_the_start_the_model_is_itself_whatever_the_instruction():
     module, params = started(UPDATES)
     found = logits(module, params, INPUTS, DECODER_INPUTS, INSTRUCTIONS, INDEX)
@@ -85,6 +86,7 @@ def test_at_the_start_the_model_is_itself_whatever_the_instruction():
     assert all(np.all(leaf) for path, leaf in flat(generated["lora"]).items() if path.endswith("/a"))
 
 
+@pytest.mark.long
 def test_at_the_start_the_layers_behind_the_updates_learn_and_a_step_later_every_parameter_does():
     # An update that is 0 for every instruction cannot depend on what lies before the layer that makes it 0.
     module, params = started(UPDATES)
@@ -102,6 +104,7 @@ def test_at_the_start_the_layers_behind_the_updates_learn_and_a_step_later_every
     assert {path for path, leaf in second.items() if np.mean(leaf != 0) < 0.99} == set()
 
 
+@pytest.mark.long
 def test_the_start_of_tagis_code_hardly_learns():
     module, params = started(tagi_code(outputs=(LORA,)), T5(T5_CONFIG))
     found = flat({name: leaf for name, leaf in gradient(module, params)["network"].items()})
@@ -139,6 +142,7 @@ def test_an_adapter_depends_on_its_own_instruction_alone(config, instructions):
         np.testing.assert_allclose(flat(elsewhere)[path][1], leaf[1], atol=2e-5, err_msg=path)
 
 
+@pytest.mark.long
 def test_instructions_are_read_once_and_each_row_uses_its_own():
     module, params = toy()
     found = logits(module, params, INPUTS, DECODER_INPUTS, INSTRUCTIONS, INDEX)

@@ -40,6 +40,7 @@ def cache(full, pretrained):
     return InstructionCache(full, pretrained)
 
 
+@pytest.mark.long
 def test_scores_with_kept_instructions_are_those_of_reading_everything_anew(full, pretrained, cache):
     found = loss(pretrained, INPUTS, TARGETS, adapter=cache.of(INSTRUCTIONS), batch_size=4)
     assert np.abs(found - loss(pretrained, INPUTS, TARGETS, batch_size=4)).max() > 0.01
@@ -52,6 +53,7 @@ def test_scores_with_kept_instructions_are_those_of_reading_everything_anew(full
     np.testing.assert_allclose(found[1], -np.mean(logp), rtol=1e-4)
 
 
+@pytest.mark.long
 def test_requests_of_different_tasks_share_a_batch(pretrained, cache):
     together = loss(pretrained, INPUTS, TARGETS, adapter=cache.of(INSTRUCTIONS))
     texts = generate(pretrained, INPUTS, adapter=cache.of(INSTRUCTIONS), **BEAM)
@@ -75,6 +77,7 @@ def test_an_instruction_is_read_once(full, pretrained, monkeypatch):
     assert first.adaptation.mask.shape[0] == 3
 
 
+@pytest.mark.long
 def test_a_plain_adapter_is_all_that_a_plain_hypernetwork_does(pretrained, tmp_path):
     hyper = hyper_of(pretrained, PLAIN)
     adapter = generate_adapter(hyper, pretrained, INSTRUCTIONS[0])

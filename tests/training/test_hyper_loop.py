@@ -74,6 +74,7 @@ def test_a_hypernetwork_trains_in_the_loop_and_a_resumed_run_is_the_unbroken_one
     }
 
 
+@pytest.mark.long
 def test_rows_that_share_instructions_are_not_cut_into_microbatches(tmp_path):
     with pytest.raises(InputError, match="cannot be cut into microbatches"):
         train(run_of(tmp_path, num_microbatches=2))

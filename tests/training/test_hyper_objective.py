@@ -86,6 +86,7 @@ def test_instruction_and_input_become_one_text():
         np.testing.assert_array_equal(found[row], np.pad(expected, (0, 11 - len(expected))))
 
 
+@pytest.mark.long
 def test_the_terms_are_those_of_the_paper_each_on_target_tokens_of_covered_rows():
     losses = scored(teacher=AdaptedTeacher(adapters=teachers()), updates=teachers(), distance="update")
     logits, collections = student()
