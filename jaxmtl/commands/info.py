@@ -7,7 +7,7 @@ import platform
 from typing import Any
 
 from jaxmtl.commands.progress import shown
-from jaxmtl.types import InputError
+from jaxmtl.types import UsageError
 
 HELP = "show versions and devices, what a model folder or token store holds, or what memory a training takes"
 TAKES_GIN = True
@@ -54,11 +54,11 @@ def _check(arguments: argparse.Namespace, config: Any) -> None:
     given = [flag for flag in about_training if not flag.endswith(" None")]
     given += [f"--gin.{binding}" for binding in arguments.gin_bindings] + ["gin files"] * (config is not None)
     if given and not arguments.memory:
-        raise InputError(f"{given[0]}: is about the memory of a training; give --memory too")
+        raise UsageError(f"{given[0]}: is about the memory of a training; give --memory too")
     if arguments.memory and arguments.folder:
-        raise InputError(f"{arguments.folder}: --memory is about a training, not a folder; give gin files instead")
+        raise UsageError(f"{arguments.folder}: --memory is about a training, not a folder; give gin files instead")
     if arguments.memory and config is None:
-        raise InputError(
+        raise UsageError(
             "--memory needs the gin files of a training and runs/plan.gin, such as: jaxmtl info --memory --devices=256 "
             "--gin_file=models/t5_1_1/xxl.gin --gin_file=runs/train.gin --gin_file=mesh/pod.gin "
             "--gin_file=runs/plan.gin"
