@@ -191,7 +191,7 @@ class GinConfig:
             text = str(unknown_name("gin file", absent[1], _gin_files()))
         if file is None and self._reading:
             place = self._reading[-1]
-        elif absent:
+        elif absent and file is None:
             place = f"--gin_file={absent[1]}"
         elif file is None:
             place = f"--gin.{bindings[line - 1]}" if 0 < line <= len(bindings) else "--gin"
