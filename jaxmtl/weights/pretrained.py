@@ -37,6 +37,7 @@ FAMILIES: Mapping[str, ModuleType] = {
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 HUB_FILES = (
     "config.json",
+    "generation_config.json",
     "*.safetensors",
     "*.safetensors.index.json",
     "tokenizer_config.json",
@@ -162,11 +163,26 @@ def tokenizer_of(path: str | os.PathLike) -> Tokenizer | None:
     Raises:
       InputError: if nothing is found at `path`, or the tokenizer is damaged.
     """
+    return _tokenizer_in(home_of(path))
+
+
+def home_of(path: str | os.PathLike) -> pathlib.Path:
+    """Finds the folder with a model's `config.json` and what lies beside it: tokenizer and `generation_config.json`.
+
+    Args:
+      path: as in `load_pretrained`; a hub id is fetched.
+
+    Returns:
+      The folder: of a run its `model/`, of a T5X checkpoint the one that it lies in.
+
+    Raises:
+      InputError: if nothing is found at `path`.
+    """
     folder = _find(path)
     if run_folder.is_run(folder):
-        return _tokenizer_in(folder / run_folder.MODEL)
+        return folder / run_folder.MODEL
     location = t5x_io.find(folder)
-    return _tokenizer_in(folder if location is None else location.home)
+    return folder if location is None else location.home
 
 
 def save_pretrained(folder: str | os.PathLike, pretrained: Pretrained) -> None:
@@ -368,45 +384,3 @@ def _with_tokenizer(config: Any, module: nn.Module, params: Any, folder: pathlib
 
 def _tokenizer_in(folder: pathlib.Path) -> Tokenizer | None:
     return load_tokenizer(folder) if any((folder / file).exists() for file in TOKENIZER_FILES) else None
-
-
-def step_of(path: str | os.PathLike) -> int:
-    """Returns the step of the checkpoint that `load_pretrained` takes; 0 for models that tell none.
-
-    Args:
-      path: as in `load_pretrained`.
-    """
-    folder = pathlib.Path(path)
-    if run_folder.is_run(folder):
-        return run_folder.best_step(folder)
-    location = t5x_io.find(folder)
-    return 0 if location is None else location.step
-
-
-def steps_of(path: str | os.PathLike) -> list[int]:
-    """Lists the checkpoints that a run folder keeps.
-
-    Args:
-      path: a run folder.
-
-    Returns:
-      Their steps, ascending, at least one.
-
-    Raises:
-      InputError: if it is no run folder, or holds no complete checkpoint.
-    """
-    folder = pathlib.Path(path)
-    found = run_folder.steps(folder) if run_folder.is_run(folder) else []
-    if not found:
-        raise InputError(f"{path}: holds no complete checkpoint of a run; give the folder of a run that was trained")
-    return found
-
-
-def seed_of(path: str | os.PathLike) -> int:
-    """Returns the seed that a run folder was trained with; 0 for other models.
-
-    Args:
-      path: as in `load_pretrained`.
-    """
-    folder = pathlib.Path(path)
-    return run_folder.newest_progress(folder)["seed"] if run_folder.is_run(folder) else 0
