@@ -105,7 +105,7 @@ def read_params(folder: pathlib.Path, shapes: Any, shardings: Any, dtype: str, s
     step = best_step(folder) if step is None else check_step(folder, step)
     path = folder / CHECKPOINTS / str(step) / "params"
     # A checkpointer would also look for the metadata of a whole step here, and warn: this is one item of a step.
-    handler = ocp.StandardCheckpointHandler()
+    handler: Any = ocp.StandardCheckpointHandler()
     with ocp.Checkpointer(handler) as checkpointer:
         try:
             found = handler.metadata(path.absolute()).tree
