@@ -27,6 +27,7 @@ from jaxmtl.weights.json_file import read_object
 from jaxmtl.weights.refusals import reason
 from jaxmtl.weights.safetensors_io import TensorFolder, write_tensors
 from jaxmtl.weights.t5x_layers import UnscannedArrays
+from jaxmtl.weights.torch_pickles import PICKLE_FILES, PickleFolder, has_only_pickles
 
 FAMILIES: Mapping[str, ModuleType] = {
     **{family.MODEL_TYPE: family for family in (t5_map, bart_map, gpt2_map, opt_map)},
@@ -81,9 +82,9 @@ def load_pretrained(
     """Loads a model from a Hugging Face folder, a hub id, a T5X checkpoint, or a run folder of jaxmtl.
 
     Args:
-      path: a folder with `config.json` and safetensors; a folder with `config.json` beside T5X's `checkpoint_STEP` (the
-        newest is taken) or one of these itself; a run folder (its best checkpoint, else its latest); or the id of a
-        model on the hub, which is fetched into the hub's own cache.
+      path: a folder with `config.json` and safetensors, or `.bin` files, which torch then reads; a folder with
+        `config.json` beside T5X's `checkpoint_STEP` (the newest is taken) or one of these itself; a run folder (its
+        best checkpoint, else its latest); or a model's id on the hub, which is fetched into the hub's own cache.
       dtype: dtype of weights and activations, "float32" or "bfloat16".
       mesh: where to put the weights, split by the family's logical axes; on the default device if None.
       step: which checkpoint of a run folder, instead of its best.
@@ -285,8 +286,10 @@ def _find(path: str | os.PathLike) -> pathlib.Path:
     import huggingface_hub  # only a hub id needs it
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    fetch = lambda files: pathlib.Path(huggingface_hub.snapshot_download(str(path), allow_patterns=list(files)))
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(str(path), allow_patterns=list(HUB_FILES)))
+        folder = fetch(HUB_FILES)
+        return folder if any(folder.glob("*.safetensors")) else fetch([*HUB_FILES, *PICKLE_FILES])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"{path}: no such folder, and the hub did not give a model of this name ({reason(error)})"
@@ -313,7 +316,7 @@ def _open(folder: pathlib.Path) -> _Stored:
     location = t5x_io.find(folder)
     if location is None:
         family = _family_named(_raw_config(folder), folder)
-        return _Stored(family, family.view(TensorFolder(folder)), folder)
+        return _Stored(family, family.view(_tensors_in(folder)), folder)
     arrays = UnscannedArrays(t5x_io.T5XArrays(location))
     if not (location.home / "config.json").exists():
         suggestion = t5x_map.suggested_config(arrays) or "T5's sizes under their Hugging Face names"
@@ -321,6 +324,11 @@ def _open(folder: pathlib.Path) -> _Stored:
             f"{location.home}: holds a T5X checkpoint but no config.json; put one there that says {suggestion}"
         )
     return _Stored(t5x_map, arrays, location.home)
+
+
+def _tensors_in(folder: pathlib.Path) -> key_table.Tensors:
+    """Opens safetensors, or torch's files where there are only such."""
+    return PickleFolder(folder) if has_only_pickles(folder) else TensorFolder(folder)
 
 
 def _raw_config(folder: pathlib.Path) -> dict[str, Any]:
