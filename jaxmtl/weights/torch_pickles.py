@@ -6,6 +6,8 @@ tensor. torch is asked for only here, and only by folders without safetensors.
 
 import os
 import pathlib
+import pickle
+import re
 from types import ModuleType
 from typing import Any
 
@@ -87,13 +89,21 @@ def _torch(folder: pathlib.Path) -> ModuleType:
     return torch
 
 
+def _why(error: Exception) -> str:
+    """Returns what torch refused; its own message begins with how to load such a file all the same."""
+    if not isinstance(error, pickle.UnpicklingError):
+        return reason(error)
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return f"it asks for {found[1]}" if found else "it holds something else than tensors"
+
+
 def _loaded(torch: Any, path: pathlib.Path) -> dict[str, Any]:
     """Returns a file's tensors, whose bytes stay on disk."""
     try:
         found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch tells what it refuses, and damage, by errors of many types
         raise InputError(
-            f"{path}: torch's weights-only loader refuses it ({reason(error)}); no code of the file was run; save the "
+            f"{path}: torch's weights-only loader refuses it ({_why(error)}); no code of the file was run; save the "
             "model again as safetensors, where you trust the file"
         ) from error
     is_weights = isinstance(found, dict) and all(type(name) is str for name in found)

@@ -96,8 +96,11 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(folders, tmp_path):
 
     _, tensors, folder = folders
     torch.save({**tensors, "more": Harmful(tmp_path / "harm")}, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match="pytorch_model.bin: torch's weights-only loader refuses it .*no code of the"):
+    with pytest.raises(
+        InputError, match="pytorch_model.bin: torch's .* refuses it .it asks for posix.mkdir.; no code"
+    ) as caught:
         load_pretrained(folder)
+    assert "weights_only=False" not in str(caught.value) and "`False`" not in str(caught.value)
     assert not (tmp_path / "harm").exists()
 
 
