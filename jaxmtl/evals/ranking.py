@@ -40,11 +40,13 @@ class Ranking:
     Attributes:
       measure: how choices are measured.
       described: JSON values that say how.
+      task_identity: gives JSON values that say what else the predictions of a task depend on.
       passes: requests of an example.
     """
 
     measure: Measure
     described: Mapping[str, Any]
+    task_identity: Callable[[str], Mapping[str, Any]] = lambda name: {}
     passes: int = 1
 
     @property
@@ -57,13 +59,14 @@ class Ranking:
         """Names of the metrics of a task's scores."""
         return (*RULES, NLL)
 
-    def check(self, name: str, examples: Examples) -> None:
-        """Refuses a task without answer choices."""
+    def of_task(self, name: str, examples: Examples) -> Mapping[str, Any]:
+        """Refuses a task without answer choices; returns what `task_identity` does."""
         if examples.choices is None:
             raise InputError(
                 f"task {name} has no answer choices to rank; give only tasks that have (TASKS), such as those of "
                 "tasks/p3.gin, or generate answers with runs/evaluate.gin alone"
             )
+        return self.task_identity(name)
 
     def predict(
         self, pretrained: Pretrained, chunk: Sequence[Work], stage: Callable[[str], OnBatch]

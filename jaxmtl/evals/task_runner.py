@@ -49,8 +49,8 @@ class Way(Protocol):
         """How many requests an example is."""
         ...
 
-    def check(self, name: str, examples: Examples) -> None:
-        """Refuses a task whose examples are not of the kind that is predicted, with an InputError."""
+    def of_task(self, name: str, examples: Examples) -> Mapping[str, Any]:
+        """Returns what else decides a task's predictions, as JSON values; refuses other examples with an InputError."""
         ...
 
     def predict(
@@ -109,9 +109,7 @@ def run_tasks(
     pretrained = _with_tokenizer(pretrained, store)
     settings = dict(split=split, **way.settings)
     adapted = task_adapters.of_tasks(pretrained, adapters, _names(store, split, tasks))
-    work = _plan(store, split, max_examples, settings, adapted)
-    for task in work:
-        way.check(task.name, task.examples)
+    work = _plan(store, split, max_examples, settings, adapted, way)
     files.check_split(run_dir, split)
     scores = _agree({task.name: _finished(run_dir, task, way) for task in work}, work, way.columns)
     left = [task for task in work if task.name not in scores]
@@ -181,6 +179,7 @@ def _plan(
     max_examples: int | None,
     settings: Mapping[str, Any],
     adapted: Mapping[str, Adapted],
+    way: Way,
 ) -> list[Work]:
     """Lists the tasks; finds what is wrong with any of them before the first is computed."""
     if max_examples is not None and max_examples < 1:
@@ -194,8 +193,9 @@ def _plan(
             raise InputError(f"task {name}: split {split!r} is empty; leave the task out or cache examples for it")
         count = min(entry.num_examples, max_examples or entry.num_examples)
         made_from = dict(version=VERSION, task=name, examples=entry.sha256, count=count, vocabulary=vocabulary)
-        key = files.key_of({**settings, **made_from, "weights_hash": own.weights_hash})
         examples = store.examples(name, split)
+        of_task = way.of_task(name, examples)
+        key = files.key_of({**settings, **of_task, **made_from, "weights_hash": own.weights_hash})
         what = dict(name=name, category=entry.category, headline=entry.metric, split=split)
         work.append(Work(examples=examples, count=count, key=key, adapter=own.adapter, **what))
     return work

@@ -7,9 +7,10 @@ from jaxmtl.evals import aggregate
 from jaxmtl.types import Scores
 
 DECIMALS = 4
+MEDIAN_OF_MEDIANS = "median of medians"
 AVERAGES = {
     "mean over data sets": lambda scores: aggregate.mean_over_tasks(aggregate.task_means(scores)),
-    "median of medians": aggregate.median_of_medians,
+    MEDIAN_OF_MEDIANS: aggregate.median_of_medians,
     "HyperT5": lambda scores: aggregate.hypert5_average(aggregate.task_means(scores)),
     "MTest11": lambda scores: aggregate.mean_over_tasks(aggregate.task_means(scores), aggregate.MTEST11),
 }
