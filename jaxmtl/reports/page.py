@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jaxmtl.files import write_whole
 from jaxmtl.reports import explorer, figures, tables
 from jaxmtl.reports.sources import Column, RunData, read_run
+from jaxmtl.reports.variants import variant_table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -35,6 +35,7 @@ def load(
     *,
     names: Sequence[str] | None = HELD_OUT,
     templates: str | Sequence[str] = "t0",
+    few_shot_files: Sequence[tuple[int, int]] = (),
     seed: int = 0,
 ) -> dict[str, TaskSpec]:
     """Reads the collection.
@@ -45,6 +46,8 @@ def load(
       templates: "t0" for those with answer choices that ask for what the set was made for, T0's evaluation; "fid_icl"
         for those without COPA's one-sided ones; "all" for all, open answers too; or names of templates, of which a set
         takes those that it has.
+      few_shot_files: shots and seed of FiD-ICL's few-shot files that shall be splits of their own besides "fewshot",
+        which holds the rows of all: (16, 0) is "fewshot_16_seed_0".
       seed: decides what templates choose at random.
 
     Returns:
@@ -69,7 +72,7 @@ def load(
         raise unknown_name("choice of templates", templates, _KINDS)
     tasks: dict[str, TaskSpec] = {}
     for name, found in known.items():
-        rows = p3_sources.splits(SETS[name], home)
+        rows = p3_sources.splits(SETS[name], home, [(shots, key) for shots, key in few_shot_files])
         for template in _chosen(name, found, templates) if rows else ():
             task = _task(name, SETS[name], template, rows, seed)
             tasks[task.name] = task

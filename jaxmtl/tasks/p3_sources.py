@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -204,16 +204,17 @@ publish; T0 saw BoolQ in its largest mixture only, and CoS-E in all."""
 HELD_OUT = tuple(SETS)[:10]
 
 
-def splits(form: P3Set, data_dir: Path) -> dict[str, list[PlacedRow]]:
+def splits(form: P3Set, data_dir: Path, few_shot_files: Sequence[tuple[int, int]] = ()) -> dict[str, list[PlacedRow]]:
     """Reads all rows of a set that are there.
 
     Args:
       form: the set.
       data_dir: the folder with `p3_t0/` and `glue_superglue/`.
+      few_shot_files: shots and seed of each of FiD-ICL's files that is a split of its own too.
 
     Returns:
       "test" to what is scored; "fewshot" to the different rows of all few-shot files (FiD-ICL's; FewGLUE's where there
-      are none), "fewshot_SHOTS_seed_SEED" to those of one of FiD-ICL's files, "fewglue" to FewGLUE's. A split whose
+      are none), "fewglue" to FewGLUE's, "fewshot_SHOTS_seed_SEED" to those of one of `few_shot_files`. A split whose
       file is not there is left out.
 
     Raises:
@@ -226,9 +227,15 @@ def splits(form: P3Set, data_dir: Path) -> dict[str, list[PlacedRow]]:
     published = {}
     folder = data_dir / "p3_t0" / "fewshot" / (form.few_shot or "?")
     for (shots, seed), path in sorted(_few_shot_files(folder)):
-        published[f"{FEW_SHOT}_{shots}_seed_{seed}"] = list(_converted(path, form.fields, dict))
+        published[shots, seed] = list(_converted(path, form.fields, dict))
     pool = _different(row for rows in published.values() for row in rows) or found.get(FEWGLUE, [])
-    return {**found, **({FEW_SHOT: pool} if pool else {}), **published}
+    chosen = {few_shot_split(*one): published[one] for one in few_shot_files if one in published}
+    return {**found, **({FEW_SHOT: pool} if pool else {}), **chosen}
+
+
+def few_shot_split(shots: int, seed: int) -> str:
+    """Returns the name of the split that holds one of FiD-ICL's files."""
+    return f"{FEW_SHOT}_{shots}_seed_{seed}"
 
 
 def key_of(row: PlacedRow) -> str:

@@ -1,7 +1,8 @@
 """Templates of promptsource: YAML files with Jinja templates that turn a row of a data set into input and target.
 
 A template renders "input ||| target" and, for tasks with answer choices, "choice ||| choice". What it renders is
-promptsource's to the letter, but for two things: templates run in Jinja's sandbox, and random choices are seeded.
+promptsource's to the letter, but for three things: templates run in Jinja's sandbox, random choices are seeded, and
+printing what is not there (a label without a choice) is an error instead of an empty text.
 """
 
 import dataclasses
@@ -198,7 +199,7 @@ def _most_frequent(values: Sequence[Any]) -> list[Any] | None:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.sandbox.SandboxedEnvironment()
+    environment = jinja2.sandbox.SandboxedEnvironment(undefined=jinja2.StrictUndefined)
     environment.globals.update(zip=zip)
     environment.filters.update(choice=_choice, random=_choice, most_frequent=_most_frequent)
     return environment
