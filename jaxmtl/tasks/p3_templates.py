@@ -92,8 +92,11 @@ class Template:
         missing = sorted(self.fields - row.keys())
         if missing:
             raise InputError(f"{self.where}: uses the field {missing[0]!r}; rows have {', '.join(sorted(row))}")
-        chosen = random.Random(stable_hash(seed, self.name, "template", sorted(map(str, row.items()))))
-        values = {key: _protect(value) for key, value in row.items()} | {_RANDOM: chosen}
+        # Made when a template chooses, which few do.
+        drawn = functools.cache(
+            lambda: random.Random(stable_hash(seed, self.name, "template", sorted(map(str, row.items()))))
+        )
+        values = {key: _protect(value) for key, value in row.items()} | {_RANDOM: drawn}
         choices = None
         try:
             if self.answer_choices is not None:
@@ -188,7 +191,7 @@ def _template(file: Path, key: str, entry: Any) -> Template:
 
 @jinja2.pass_context  # without it Jinja would choose once, when the template is compiled
 def _choice(context: jinja2.runtime.Context, values: Sequence[Any]) -> Any:
-    return context[_RANDOM].choice(list(values))
+    return context[_RANDOM]().choice(list(values))
 
 
 def _most_frequent(values: Sequence[Any]) -> list[Any] | None:
