@@ -83,7 +83,7 @@ class Ranking:
             work.name, work.category, {name: [row[name] for row in rows] for name in RULES}
         )
         nll = float(np.mean([row[NLL] for row in rows], dtype=np.float64))
-        return dataclasses.replace(found, headline=work.headline, metrics={**found.metrics, NLL: nll})
+        return dataclasses.replace(found, headline=ACCURACY, metrics={**found.metrics, NLL: nll})
 
     def extras(self, scores: Mapping[str, Scores]) -> dict[str, Any]:
         """Returns what templates come to, see `variants.summary_of`."""

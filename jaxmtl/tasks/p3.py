@@ -2,7 +2,8 @@
 
 The folder holds `p3_t0/promptsource_templates/` (promptsource's folders of templates) and the data sets' own files, see
 `jaxmtl.tasks.p3_sources`; sets without templates or rows there are left out. A task's name is P3's, its category is the
-data set, so that the tasks of a category are the variants that `jaxmtl.evals.aggregate` averages.
+data set, so that the tasks of a category are the variants that `jaxmtl.evals.aggregate` averages; its definition is the
+template itself, as far as the input goes.
 """
 
 import re
@@ -135,7 +136,7 @@ def _task(name: str, form: P3Set, template: Template, rows: dict[str, list[Place
     return TaskSpec(
         name=task_name(form.templates, template.name) + form.suffix,
         category=name,
-        definition="",
+        definition=template.instruction,
         examples=tuple(examples),
         metric=ACCURACY if template.answer_choices is not None else "rouge_l",
         splits=splits,

@@ -75,6 +75,11 @@ class Template:
             raise InputError(f"{self.where}: no Jinja template ({_one_line(error)})") from error
         return frozenset(names - {_ANSWER_CHOICES} - set(_environment().globals))
 
+    @property
+    def instruction(self) -> str:
+        """The part that makes the input, as it is written: what a hypernetwork may read of the task."""
+        return self.jinja.split(SEPARATOR)[0].strip()
+
     def render(self, row: Row, *, seed: int = 0) -> Rendered | None:
         """Renders a row.
 

@@ -1,4 +1,4 @@
-"""P3 by command lines: cached, listed, ranked zero-shot, fitted and in context, reported; a second time nothing is done."""
+"""P3 by command lines: cached, ranked zero-shot, after fits and in context, reported; nothing is done twice."""
 
 import json
 
