@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from choice_toy import ROWS, choice_store
 
-from jaxmtl.evals import files, ranking, runner, scoring
+from jaxmtl.evals import files, ranking, scoring
 from jaxmtl.types import InputError
 
 
@@ -78,6 +78,7 @@ def test_a_restart_ranks_only_what_is_not_finished(pretrained, choices, folder, 
     }
 
 
+@pytest.mark.long
 def test_adapters_of_tasks_share_batches(pretrained, choices, make_adapter, tmp_path):
     adapters = {name: make_adapter(pretrained, seed) for seed, name in enumerate(ROWS)}
     ranking.evaluate(pretrained, choices, "test", tmp_path, adapters=adapters)
@@ -94,8 +95,3 @@ def test_what_cannot_be_ranked_is_refused(pretrained, store, choices, tmp_path):
     with pytest.raises(InputError, match="task wet_a, example 'test-0': the NLL of a choice is not finite"):
         ranking.evaluate(dataclasses.replace(pretrained, params=params), choices, "test", tmp_path)
     assert not list(tmp_path.iterdir())
-
-
-def test_texts_can_be_generated_for_tasks_with_choices_too(pretrained, choices, tmp_path):
-    scores = runner.evaluate(pretrained, choices, "test", tmp_path, max_tokens=2, tasks=["count_a"])
-    assert set(scores["count_a"].metrics) == {"rouge_l", "exact_match", "nll"}
