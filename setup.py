@@ -25,6 +25,8 @@ BASE = [
     "rich>=13",
     "pandas>=2.2",
     "matplotlib>=3.8",
+    "jinja2>=3.1,<4",  # templates of promptsource, as is the next
+    "pyyaml>=6,<7",
 ]
 DATA = [
     "seqio>=0.0.20,<0.1",

@@ -22,7 +22,7 @@ for name, value in CACHE.items():
     os.environ[name] = str(value)
     jax.config.update(name.lower(), value)
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))  # for packing_toy
+sys.path.insert(0, str(pathlib.Path(__file__).parent))  # for packing_toy and its like
 
 jax.config.update("jax_num_cpu_devices", 8)
 

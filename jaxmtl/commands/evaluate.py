@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
         raise UsageError("evaluate needs gin files: --gin_file=runs/evaluate.gin --gin.CHECKPOINT=... --gin.STORE=...")
     keep_freed_memory()
     scores = config.configured(evaluate)(config_hash=config.hash(), operative_text=config.operative)
-    print(table(scores))
+    print(config.configured(tables)(scores))
     return 0
 
 
@@ -209,6 +209,29 @@ def _keep_config(path: pathlib.Path, text: Callable[[], str]) -> None:
 
     if jax.process_index() == 0 and not path.exists():
         write_whole(path, text())
+
+
+def tables(scores: "Mapping[str, Scores]", *, more: Sequence[Callable[[], str]] = ()) -> str:
+    """Returns what is printed at the end: the scores per category, and whatever else a gin file asks for.
+
+    Args:
+      scores: what `evaluate` gave.
+      more: each gives another text.
+    """
+    return "\n\n".join([table(scores), *(text() for text in more)])
+
+
+def variants_table(*, run_dir: str | os.PathLike) -> str:
+    """Returns what templates come to in each setting that a run folder holds, as text.
+
+    Args:
+      run_dir: the run folder.
+    """
+    from jaxmtl.reports.sources import read_run
+    from jaxmtl.reports.variants import variant_table
+
+    found = variant_table(read_run(run_dir).columns)
+    return found.to_string(index=False, na_rep="", float_format="{:.2f}".format, justify="right")
 
 
 def table(scores: "Mapping[str, Scores]") -> str:

@@ -30,7 +30,9 @@ TAKES_GIN = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the collection, its folder, JSON output, and where to draw a figure."""
-    parser.add_argument("collection", nargs="?", help="toy, sni or jsonl; none with the gin files of a training")
+    parser.add_argument(
+        "collection", nargs="?", help="toy, sni, p3, transfer or jsonl; none with the gin files of a training"
+    )
     parser.add_argument("data_dir", nargs="?", help="folder (or .jsonl file) of the collection; none for toy")
     parser.add_argument("--task_list", help="sni: file with one task name a line")
     parser.add_argument("--json", action="store_true", help="one JSON object a task, a line each")

@@ -16,6 +16,7 @@ from jaxmtl.feed.parts import Part
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.feed.tokenise import cache_parts, task_splits
 from jaxmtl.feed.writer import Rows
+from jaxmtl.tasks.choices import choices_of
 from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.tokenizers import Tokenizer
 from jaxmtl.types import InputError, Progress
@@ -150,6 +151,7 @@ def pipeline_rows(name: str, split: str, run: Run = own_pipeline) -> Rows:
         inputs=[row["inputs"].tolist() for row in rows],
         targets=[row["targets"].tolist() for row in rows],
         references=[[text.decode("utf-8") for text in row["references"].tolist()] for row in rows],
+        choices=choices_of(source.task.split(split)),
     )
 
 

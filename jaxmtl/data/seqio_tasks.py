@@ -168,7 +168,7 @@ def register(
     Raises:
       InputError: if a name is registered already with anything else, or nothing of the objective fits the limits.
     """
-    features = _features(tokenizer, () if objective is None else objective.features)
+    features = _features(tokenizer, preprocessing, () if objective is None else objective.features)
     if objective is not None:
         objective.chunk_lengths(text_pipeline.room_of(lengths(preprocessing, features), features))
     names = []
@@ -267,8 +267,8 @@ def exact_match(targets: Sequence[Sequence[str]], predictions: Sequence[str]) ->
     return {"exact_match": _mean(metrics.exact_match, targets, predictions)}
 
 
-def _features(tokenizer: Tokenizer, more: Iterable[str]) -> dict[str, Any]:
-    ends = {"inputs": adds_end(tokenizer), "targets": True}
+def _features(tokenizer: Tokenizer, preprocessing: Preprocessing, more: Iterable[str]) -> dict[str, Any]:
+    ends = {"inputs": adds_end(tokenizer) and preprocessing.input_ends, "targets": True}
     ends |= {name: True for name in more if name not in ends}
     return {name: seqio.Feature(vocabulary(tokenizer), add_eos=end) for name, end in ends.items()}
 

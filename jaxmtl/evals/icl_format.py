@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from jaxmtl.evals import requests
+from jaxmtl.evals.requests import Ids
 from jaxmtl.feed.tokenise import cut
 from jaxmtl.tasks.spec import Demonstration
 from jaxmtl.tokenizers import Tokenizer
@@ -70,6 +71,27 @@ def encode_demonstrations(
     """
     tokenizer = requests.tokenizer_of(pretrained)
     plain = lambda text: tokenizer.encode(text, add_special_tokens=False)
+    texts = [(plain(one.inputs), plain(one.output)) for one in demonstrations]
+    return join_demonstrations(tokenizer, texts, form)
+
+
+def join_demonstrations(
+    tokenizer: Tokenizer, demonstrations: Sequence[tuple[Ids, Ids]], form: Format = FID_ICL
+) -> list[list[int]]:
+    """Puts tokenised demonstrations together.
+
+    Args:
+      tokenizer: the model's tokenizer.
+      demonstrations: token ids of input and output of each, without special tokens.
+      form: how they are written.
+
+    Returns:
+      Token ids of each.
+
+    Raises:
+      InputError: if the prefixes leave no room.
+    """
+    plain = lambda text: tokenizer.encode(text, add_special_tokens=False)
     before, between = plain(form.input_prefix), plain(form.output_prefix)
     room = form.max_input_tokens - len(before), form.max_output_tokens - len(between)
     if min(room) < 1:
@@ -77,12 +99,10 @@ def encode_demonstrations(
             f"prefixes of {len(before)} and {len(between)} tokens leave no room in {form.max_input_tokens} input and "
             f"{form.max_output_tokens} output tokens; allow more"
         )
-    rows = []
-    for demonstration in demonstrations:
-        output = [*plain(demonstration.output), tokenizer.eos_token_id]
-        source = plain(demonstration.inputs)[: room[0]]
-        rows.append([*before, *source, *between, *cut(output, room[1], tokenizer.eos_token_id)])
-    return rows
+    end = tokenizer.eos_token_id
+    return [
+        [*before, *source[: room[0]], *between, *cut([*output, end], room[1], end)] for source, output in demonstrations
+    ]
 
 
 def encode_queries(pretrained: Pretrained, inputs: Sequence[str], form: Format = FID_ICL) -> list[list[int]]:
@@ -101,10 +121,54 @@ def encode_queries(pretrained: Pretrained, inputs: Sequence[str], form: Format =
         texts.
     """
     tokenizer = requests.tokenizer_of(pretrained)
+    return join_queries(tokenizer, tokenizer.encode_batch(requests.checked_texts(inputs), False), form)
+
+
+def join_queries(tokenizer: Tokenizer, queries: Sequence[Ids], form: Format = FID_ICL) -> list[list[int]]:
+    """Puts tokenised queries together.
+
+    Args:
+      tokenizer: the model's tokenizer.
+      queries: token ids of their inputs, without special tokens.
+      form: how they are written.
+
+    Returns:
+      Token ids of each.
+
+    Raises:
+      InputError: if the tokenizer does not know the token before a query.
+    """
     before = _special_ids(tokenizer, form.query_token)
-    rows = tokenizer.encode_batch(requests.checked_texts(inputs), form.query_special_tokens)
-    whole = [[*before, *ids] for ids in rows]
+    start, end = frame_of(tokenizer) if form.query_special_tokens else ([], [])
+    whole = [[*before, *start, *map(int, ids), *end] for ids in queries]
     return [cut(ids, form.max_input_tokens, tokenizer.eos_token_id) if ids else ids for ids in whole]
+
+
+def frame_of(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Returns the special tokens that a tokenizer puts before and behind a text.
+
+    Args:
+      tokenizer: the tokenizer.
+    """
+    framed, bare = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
+    start = next(place for place in range(len(framed)) if framed[place : place + len(bare)] == bare)
+    return framed[:start], framed[start + len(bare) :]
+
+
+def without_frame(tokenizer: Tokenizer, ids: Ids) -> list[int]:
+    """Takes the special tokens off the ids of a text, where they are there.
+
+    Args:
+      tokenizer: the tokenizer.
+      ids: token ids of a text, framed by the special tokens of inputs or targets, or cut in the middle.
+
+    Returns:
+      The ids between them.
+    """
+    (start, _), end = frame_of(tokenizer), tokenizer.eos_token_id
+    row = [int(token) for token in ids]
+    row = row[len(start) :] if start and row[: len(start)] == start else row
+    return row[:-1] if row[-1:] == [end] else row
 
 
 def _special_ids(tokenizer: Tokenizer, name: str) -> list[int]:

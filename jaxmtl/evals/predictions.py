@@ -3,14 +3,12 @@
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxmtl.adapters.lora import Adapter
-from jaxmtl.evals import files
 from jaxmtl.evals.decoding import Decoding
 from jaxmtl.evals.generation import decode_texts, generate_ids
 from jaxmtl.evals.request_adapters import request_adapters
@@ -65,6 +63,35 @@ class Method:
     max_tokens: int
     metrics: tuple[str, ...]
     batch_size: int
+    passes: int = 2  # scored, and decoded
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """JSON values that decide the predictions."""
+        return dict(decoding=self.decoding.describe(), max_tokens=self.max_tokens, metrics=self.metrics)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the metrics of a task's scores."""
+        return (*self.metrics, NLL)
+
+    def of_task(self, name: str, examples: Examples) -> dict[str, Any]:
+        """Returns nothing: any examples will do."""
+        return {}
+
+    def predict(
+        self, pretrained: Pretrained, chunk: Sequence[Work], stage: Callable[[str], OnBatch]
+    ) -> dict[str, list[Row]]:
+        """Returns the rows of tasks, see `predict`."""
+        return predict(pretrained, chunk, self, stage)
+
+    def means(self, work: Work, rows: Sequence[Mapping[str, Any]]) -> Scores:
+        """Returns what a task's rows come to, see `means`."""
+        return means(work, rows, self.metrics)
+
+    def extras(self, scores: Mapping[str, Scores]) -> dict[str, Any]:
+        """Returns nothing."""
+        return {}
 
 
 def predict(
@@ -132,24 +159,6 @@ def means(work: Work, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str])
     scores = text_metrics.task_scores(work.name, work.category, {name: [row[name] for row in rows] for name in metrics})
     nll = float(np.mean([row[NLL] for row in rows], dtype=np.float64))
     return dataclasses.replace(scores, headline=work.headline, metrics={**scores.metrics, NLL: nll})
-
-
-def finished(run_dir: str | os.PathLike, work: Work, metrics: Sequence[str]) -> Scores | None:
-    """Looks for predictions that need not be made again.
-
-    Args:
-      run_dir: the run folder.
-      work: the task.
-      metrics: names of text metrics.
-
-    Returns:
-      The task's scores; None if there are no predictions, or they are damaged or made in another way.
-    """
-    rows = files.finished_rows(files.prediction_file(run_dir, work.name), work.key, work.count)
-    try:
-        return None if rows is None else means(work, rows, metrics)
-    except (KeyError, TypeError):
-        return None  # damaged by hand: computed again
 
 
 def _stream(work: Work, row: int) -> int:

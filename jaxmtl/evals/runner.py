@@ -1,36 +1,21 @@
 """Scores a model on the tasks of a token store: NLL, generated texts and their metrics, per task and category.
 
-Examples of all tasks are flattened, so that different tasks share a batch; a task's predictions are written as soon as
-all of its examples are done, and a restart skips what is finished: same task, same examples, same weights and adapter,
-same way of decoding. `scores.json` and `records.jsonl` are made from the predictions at the end.
+What is finished is not computed again, see `task_runner`.
 """
 
-import dataclasses
 import os
-import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
-
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from collections.abc import Mapping, Sequence
 
 from jaxmtl.adapters.lora import Adapter
-from jaxmtl.evals import files, predictions, summary, task_adapters
 from jaxmtl.evals.decoding import Decoding
-from jaxmtl.evals.predictions import Method, Row, Work
+from jaxmtl.evals.predictions import Method
 from jaxmtl.evals.requests import BATCH_SIZE
-from jaxmtl.evals.summary import NLL, Labels
-from jaxmtl.evals.task_adapters import Adapted
-from jaxmtl.evals.watch import TaskState, tell
+from jaxmtl.evals.summary import Labels
+from jaxmtl.evals.task_runner import run_tasks
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks.metrics import METRICS
-from jaxmtl.tasks.spec import check_task_name
 from jaxmtl.types import InputError, Progress, Scores, unknown_name
-from jaxmtl.weights import Pretrained, check_reads
-
-VERSION = 1
-"""Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""
+from jaxmtl.weights import Pretrained
 
 
 def evaluate(
@@ -73,57 +58,23 @@ def evaluate(
       per target token (of the store's target, end token included).
 
     Raises:
-      InputError: if the model has heads, a task has no example in the split, the store has another vocabulary, the run
-        folder holds results of another split, an adapter does not fit, an NLL is not finite, or a file is not written.
+      InputError: as `task_runner.run_tasks`, or if an NLL is not finite.
       UnknownNameError: if there is no such split, task or metric, or no adapter of a task.
     """
-    run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
-    pretrained = _with_tokenizer(pretrained, store)
     how = Method(decoding=decoding or Decoding(), max_tokens=max_tokens, metrics=_known(metrics), batch_size=batch_size)
-    settings = dict(split=split, decoding=how.decoding.describe(), max_tokens=max_tokens, metrics=how.metrics)
-    adapted = task_adapters.of_tasks(pretrained, adapters, _names(store, split, tasks))
-    work = _plan(store, split, max_examples, settings, adapted)
-    files.check_split(run_dir, split)
-    scores = _agree({task.name: predictions.finished(run_dir, task, how.metrics) for task in work}, work, how.metrics)
-    left = [task for task in work if task.name not in scores]
-    for task in work:
-        tell(progress, _state(task, scores.get(task.name)))
-    for task, rows in _predictions(pretrained, left, how, chunk_size, progress):
-        scores[task.name] = _kept(run_dir, task, rows, how.metrics)
-        tell(progress, _state(task, scores[task.name]))
-    scores = {task.name: scores[task.name] for task in work}
-    summary.write(run_dir, scores, {**settings, **task_adapters.stated_hashes(adapters, adapted)}, labels)
-    return scores
-
-
-def _kept(run_dir: pathlib.Path, task: Work, rows: Sequence[Row], metrics: Sequence[str]) -> Scores:
-    """Writes a task's predictions and returns what they come to."""
-    if jax.process_index() == 0:
-        files.write_rows(files.prediction_file(run_dir, task.name), rows)
-    return predictions.means(task, rows, metrics)
-
-
-def _state(task: Work, scores: Scores | None) -> TaskState:
-    return TaskState(task=task.name, category=task.category, n=task.count, scores=scores)
-
-
-def _predictions(
-    pretrained: Pretrained, left: Sequence[Work], how: Method, chunk_size: int, progress: Progress | None
-) -> Iterator[tuple[Work, list[Row]]]:
-    """Gives tasks with their prediction rows, as soon as they are computed."""
-    count = _Counter(2 * sum(task.count for task in left), progress)
-    for chunk in _chunks(left, chunk_size):
-        rows = predictions.predict(pretrained, chunk, how, count.stage)
-        yield from ((task, rows[task.name]) for task in chunk)
-
-
-def _with_tokenizer(pretrained: Pretrained, store: TokenStore) -> Pretrained:
-    if getattr(pretrained.config, "heads", ()):
-        raise InputError("this model has heads and writes no texts; score its answers with runs/evaluate_heads.gin")
-    check_reads(pretrained.config, pretrained.tokenizer, store)
-    if pretrained.tokenizer is not None:
-        return pretrained
-    return dataclasses.replace(pretrained, tokenizer=store.tokenizer())
+    return run_tasks(
+        pretrained,
+        store,
+        split,
+        run_dir,
+        how,
+        tasks=tasks,
+        adapters=adapters,
+        chunk_size=chunk_size,
+        max_examples=max_examples,
+        labels=labels,
+        progress=progress,
+    )
 
 
 def _known(metrics: Sequence[str]) -> tuple[str, ...]:
@@ -133,87 +84,3 @@ def _known(metrics: Sequence[str]) -> tuple[str, ...]:
     if not metrics:
         raise InputError(f"no metric to compute; expected some of {', '.join(METRICS)}")
     return tuple(dict.fromkeys(metrics))
-
-
-def _names(store: TokenStore, split: str, tasks: Sequence[str] | None) -> list[str]:
-    """Returns the names of the tasks, each once; refuses those that the store does not have."""
-    names = list(store.task_names(split) if tasks is None else dict.fromkeys(tasks))
-    for name in names:
-        store.entry(name, split)
-    if not names:
-        raise InputError(f"split {split!r} of token store {store.folder}: no task to evaluate; expected at least one")
-    return names
-
-
-def _plan(
-    store: TokenStore,
-    split: str,
-    max_examples: int | None,
-    settings: Mapping[str, Any],
-    adapted: Mapping[str, Adapted],
-) -> list[Work]:
-    """Lists the tasks; finds what is wrong with any of them before the first is computed."""
-    if max_examples is not None and max_examples < 1:
-        raise InputError(f"max_examples is {max_examples}; expected at least 1, or None for all")
-    vocabulary = store.manifest.vocabulary.fingerprint
-    work = []
-    for name, own in adapted.items():
-        entry = store.entry(name, split)
-        check_task_name(name, f"token store {store.folder}")
-        if entry.num_examples == 0:
-            raise InputError(f"task {name}: split {split!r} is empty; leave the task out or cache examples for it")
-        count = min(entry.num_examples, max_examples or entry.num_examples)
-        made_from = dict(version=VERSION, task=name, examples=entry.sha256, count=count, vocabulary=vocabulary)
-        key = files.key_of({**settings, **made_from, "weights_hash": own.weights_hash})
-        examples = store.examples(name, split)
-        what = dict(name=name, category=entry.category, headline=entry.metric, split=split)
-        work.append(Work(examples=examples, count=count, key=key, adapter=own.adapter, **what))
-    return work
-
-
-def _agree(found: Mapping[str, Scores | None], work: Sequence[Work], metrics: Sequence[str]) -> dict[str, Scores]:
-    """Drops tasks without scores; of many hosts all take what the first one found, so that all do the same work."""
-    if jax.process_count() == 1:
-        return {name: scores for name, scores in found.items() if scores is not None}
-    columns = (*metrics, NLL)
-    table = np.zeros((len(work), 1 + len(columns)), np.float64)
-    for row, scores in zip(table, found.values(), strict=True):
-        if scores is not None:
-            row[:] = [scores.n, *(scores.metrics[name] for name in columns)]
-    # Sent as 32-bit words: JAX would round float64.
-    words = np.asarray(multihost_utils.broadcast_one_to_all(table.view(np.uint32)), np.uint32)
-    agreed = {}
-    for task, (n, *values) in zip(work, words.view(np.float64).tolist(), strict=True):
-        if n:
-            means = dict(zip(columns, values, strict=True))
-            what = dict(task=task.name, category=task.category, headline=task.headline)
-            agreed[task.name] = Scores(n=int(n), metrics=means, **what)
-    return agreed
-
-
-def _chunks(work: Sequence[Work], chunk_size: int) -> Iterator[list[Work]]:
-    chunk: list[Work] = []
-    for task in work:
-        chunk.append(task)
-        if sum(member.count for member in chunk) >= chunk_size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-class _Counter:
-    """Counts the requests of all batches together and passes the sum on."""
-
-    def __init__(self, total: int, progress: Progress | None) -> None:
-        self.done, self.total, self.progress = 0, total, progress
-
-    def stage(self, text: str) -> Callable[[int], None]:
-        """Returns a function that counts the batches of one stage."""
-
-        def add(requests: int) -> None:
-            self.done += requests
-            if self.progress is not None:
-                self.progress(self.done, self.total, text)
-
-        return add

@@ -24,13 +24,16 @@ SCHEMA = pa.schema(
 )
 INSTRUCTED_SCHEMA = SCHEMA.append(pa.field("instructions", pa.large_list(pa.int32())))
 """Where each example also has something for a hypernetwork to read."""
+CHOICES = pa.field("choices", pa.large_list(pa.large_string()))
+"""Last of the columns where each example has answer choices."""
+_SCHEMAS = [SCHEMA, INSTRUCTED_SCHEMA, SCHEMA.append(CHOICES), INSTRUCTED_SCHEMA.append(CHOICES)]
 
 
 class Examples:
     """The rows of one task split; token ids are views of the mapped file, nothing is copied.
 
     Args:
-      file: an Arrow file that holds one record batch of `SCHEMA` or `INSTRUCTED_SCHEMA`.
+      file: an Arrow file of one record batch of `SCHEMA` or `INSTRUCTED_SCHEMA`, with or without `CHOICES` behind it.
 
     Attributes:
       input_ids: int32, the inputs of all rows one behind the other.
@@ -45,7 +48,7 @@ class Examples:
         self._batch = _map_batch(file)
         self.input_ids, self._input_ends = _ragged_views(self._batch.column(0), file)
         self.target_ids, self._target_ends = _ragged_views(self._batch.column(1), file)
-        self.has_instructions = self._batch.schema.names == INSTRUCTED_SCHEMA.names
+        self.has_instructions = "instructions" in self._batch.schema.names
         if self.has_instructions:
             self._instruction_ids, self._instruction_ends = _ragged_views(self._batch.column(4), file)
 
@@ -101,6 +104,11 @@ class Examples:
     def references(self) -> list[list[str]]:
         """All reference texts of every example."""
         return self._batch.column(3).to_pylist()
+
+    @functools.cached_property
+    def choices(self) -> list[list[str]] | None:
+        """The answer choices of every example; None where answers are open."""
+        return self._batch.column(CHOICES.name).to_pylist() if CHOICES.name in self._batch.schema.names else None
 
 
 class TokenStore:
@@ -320,7 +328,7 @@ def _map_batch(file: Path) -> pa.RecordBatch:
     try:
         # The mapping outlives the closed file, so thousands of tasks need no open file each.
         with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as reader:
-            if reader.num_record_batches != 1 or reader.schema not in (SCHEMA, INSTRUCTED_SCHEMA):
+            if reader.num_record_batches != 1 or reader.schema not in _SCHEMAS:
                 raise _damaged(file, "not one record batch of the expected columns")
             batch = reader.get_batch(0)
             batch.validate()  # lengths only: nothing is read that is not asked for

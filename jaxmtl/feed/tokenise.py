@@ -15,6 +15,7 @@ from typing import Any
 from jaxmtl.feed.parts import Part
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.feed.writer import Rows, StoreWriter, existing_store
+from jaxmtl.tasks.choices import choices_of
 from jaxmtl.tasks.fewshot import stable_hash
 from jaxmtl.tasks.prompts import Prompt
 from jaxmtl.tasks.spec import Demonstration, TaskSpec
@@ -58,6 +59,7 @@ class Preprocessing:
       reference: (task, example) -> target text.
       max_input_tokens: inputs are cut to this many ids, special ones counted.
       max_target_tokens: targets are cut to this many ids, special ones counted.
+      input_ends: whether inputs end with the vocabulary's end token, where it gives one to them; targets always do.
 
     Raises:
       InputError: if a limit is too small to hold a token and an end.
@@ -67,6 +69,7 @@ class Preprocessing:
     reference: Reference = first_reference
     max_input_tokens: int = MAX_INPUT_TOKENS
     max_target_tokens: int = MAX_TARGET_TOKENS
+    input_ends: bool = True
 
     def __post_init__(self) -> None:
         for name in ("max_input_tokens", "max_target_tokens"):
@@ -185,9 +188,10 @@ def tokenise_examples(
     end = tokenizer.eos_token_id
     return Rows(
         ids=[example.id for example in examples],
-        inputs=[cut(ids, preprocessing.max_input_tokens, end) for ids in inputs],
+        inputs=[cut(open_ended(ids, end, preprocessing), preprocessing.max_input_tokens, end) for ids in inputs],
         targets=[cut(ended(ids, end), preprocessing.max_target_tokens, end) for ids in targets],
         references=[example.targets for example in examples],
+        choices=choices_of(examples),
     )
 
 
@@ -202,6 +206,20 @@ def ended(ids: list[int], end: int) -> list[int]:
       The ids, ending with `end`.
     """
     return ids if ids[-1:] == [end] else [*ids, end]
+
+
+def open_ended(ids: list[int], end: int, preprocessing: Preprocessing) -> list[int]:
+    """Takes the end-of-text id off an input if inputs have none.
+
+    Args:
+      ids: token ids of an input.
+      end: the end-of-text id.
+      preprocessing: says whether inputs have one.
+
+    Returns:
+      The ids.
+    """
+    return ids[:-1] if not preprocessing.input_ends and ids[-1:] == [end] else ids
 
 
 def cut(ids: list[int], limit: int, end: int) -> list[int]:
@@ -266,13 +284,14 @@ def describe(preprocessing: Preprocessing, tokenizer: Tokenizer) -> dict[str, An
     """
     prompts = [preprocessing.prompt(_PROBE, example, tokenizer=tokenizer) for example in _PROBE.examples]
     references = [preprocessing.reference(_PROBE, example) for example in _PROBE.examples]
-    return {
+    described = {
         "prompt": _describe_function(preprocessing.prompt),
         "reference": _describe_function(preprocessing.reference),
         "max_input_tokens": preprocessing.max_input_tokens,
         "max_target_tokens": preprocessing.max_target_tokens,
         "probe": hashlib.sha256(json.dumps([prompts, references]).encode()).hexdigest()[:16],
     }
+    return described if preprocessing.input_ends else {**described, "input_ends": False}
 
 
 def _describe_function(function: Callable[..., Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from jaxmtl.feed.manifest import Entry, Vocabulary, check_split_name, file_of
 from jaxmtl.feed.parts import Part
-from jaxmtl.feed.store import INSTRUCTED_SCHEMA, SCHEMA
+from jaxmtl.feed.store import CHOICES, INSTRUCTED_SCHEMA, SCHEMA
 from jaxmtl.files import replacing
 from jaxmtl.tasks.answers import IGNORED, SPAN
 from jaxmtl.tasks.spec import check_task_name
@@ -35,6 +35,7 @@ class Rows:
       targets: token ids of each target.
       references: all reference texts of each example.
       instructions: token ids of what a hypernetwork reads for each example; None if there is nothing of the kind.
+      choices: the answer choices of each example; None where answers are open.
     """
 
     ids: Sequence[str]
@@ -42,6 +43,7 @@ class Rows:
     targets: Sequence[Sequence[int]]
     references: Sequence[Sequence[str]]
     instructions: Sequence[Sequence[int]] | None = None
+    choices: Sequence[Sequence[str]] | None = None
 
     def columns(self) -> dict[str, Sequence[Sequence[int]]]:
         """Returns the columns of token ids by the name of their column in a file."""
@@ -131,7 +133,9 @@ class UnfinishedParts:
         try:
             content = _arrow_file(rows, columns)
         except (TypeError, UnicodeError, pa.ArrowException) as error:
-            raise InputError(f"{where}: an id or reference is no Unicode text ({str(error)[:100]!r})") from error
+            raise InputError(
+                f"{where}: an id, reference or choice is no Unicode text ({str(error)[:100]!r})"
+            ) from error
         entry = Entry(
             file=file_of(part.split, part.task),
             sha256=hashlib.sha256(content).hexdigest(),
@@ -179,7 +183,7 @@ def _check_rows(rows: Rows, where: str) -> None:
     if not rows.ids:
         raise InputError(f"{where} has no examples; leave the split out, or the task")
     columns = rows.columns()
-    counts = {len(column) for column in (rows.ids, rows.references, *columns.values())}
+    counts = {len(column) for column in (rows.ids, rows.references, rows.choices or rows.ids, *columns.values())}
     if len(counts) != 1:
         raise InputError(f"{where}: {sorted(counts)} ids, references, {', '.join(columns)}; expected as many of each")
     for name, column in columns.items():
@@ -222,6 +226,9 @@ def _arrow_file(rows: Rows, columns: Mapping[str, _Ragged]) -> bytes:
         "id": pa.array(list(rows.ids), SCHEMA.field("id").type),
         "references": pa.array([list(texts) for texts in rows.references], SCHEMA.field("references").type),
     }
+    if rows.choices is not None:
+        schema = schema.append(CHOICES)
+        arrays[CHOICES.name] = pa.array([list(texts) for texts in rows.choices], CHOICES.type)
     for name, (ids, ends) in columns.items():
         arrays[name] = pa.LargeListArray.from_arrays(pa.array(ends), pa.array(ids))
     batch = pa.record_batch([arrays[name] for name in schema.names], schema=schema)

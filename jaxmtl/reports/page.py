@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from jaxmtl.files import write_whole
 from jaxmtl.reports import explorer, figures, tables
 from jaxmtl.reports.sources import Column, RunData, read_run
+from jaxmtl.reports.variants import variant_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,6 +74,7 @@ def _scores(runs: Sequence[RunData]) -> tuple[dict[str, bytes], list[str]]:
         _loss(pictures, run),
         *_draws(pictures, run),
         _categories(category_table, columns, pictures),
+        *_variants(variant_table(columns)),
         _tasks(task_table, columns, pictures),
         _samples(run),
     ]
@@ -241,6 +243,20 @@ predictions of that step are still there.</p>
 </tbody></table></div>
 {picture}
 </section>"""
+
+
+def _variants(table: "pd.DataFrame") -> list[str]:
+    """Returns the spread over templates; nothing where answers were not ranked."""
+    if table.empty:
+        return []
+    return [
+        f"""<section>
+<h2>Templates</h2>
+<p>Mean and median accuracy over the templates of each data set, in percent; choices ranked by the sum of their tokens'
+log-probabilities, and by its mean per token.</p>
+{_table(table, list(table.columns))}
+</section>"""
+    ]
 
 
 def _bar(row: Mapping[str, Any], label: str, plain: bool) -> str:

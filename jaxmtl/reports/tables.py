@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 from jaxmtl.evals.summary import headline
 from jaxmtl.files import write_whole
 from jaxmtl.reports.sources import Column, RunData
+from jaxmtl.reports.variants import variant_table
 from jaxmtl.tasks import metrics as text_metrics
 from jaxmtl.types import InputError, Scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NAMES = {"rouge_l": "ROUGE-L", "exact_match": "exact match", "nll": "NLL"}
+NAMES = {"rouge_l": "ROUGE-L", "exact_match": "exact match", "nll": "NLL", "accuracy_mean": "accuracy, mean per token"}
 """Metrics as people write them."""
-UNITS = {"rouge_l": "%", "exact_match": "%", "nll": "nats per token"}
+UNITS = {"rouge_l": "%", "exact_match": "%", "nll": "nats per token", "accuracy": "%", "accuracy_mean": "%"}
 
 
 def compared(runs: Sequence[RunData]) -> list[Column]:
@@ -162,6 +163,8 @@ def write_tables(runs: Sequence[RunData], folder: str | os.PathLike) -> list[pat
     """
     columns = compared(runs)
     tables = dict(overall=overall_table(runs), categories=category_table(columns), tasks=task_table(columns))
+    variants = variant_table(columns)
+    tables |= {} if variants.empty else {"templates": variants}
     return [path for name, table in tables.items() for path in write_table(table, folder, name)]
 
 

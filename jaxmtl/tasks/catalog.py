@@ -5,12 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jaxmtl.tasks import jsonl, sni, text, toy, transfer
+from jaxmtl.tasks import jsonl, p3, sni, text, toy, transfer
 from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.types import InputError, unknown_name
 
 READERS: dict[str, Callable[..., dict[str, TaskSpec]]] = {
     "jsonl": jsonl.load,
+    "p3": p3.load,
     "sni": sni.load,
     "text": text.load,
     "toy": toy.load,

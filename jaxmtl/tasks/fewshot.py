@@ -5,7 +5,7 @@ tasks, their order, the process or the version of a random number library. Longe
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from jaxmtl.tasks.spec import Demonstration
@@ -127,20 +127,48 @@ def task_demonstrations(
     Raises:
       InputError: if the pool has fewer different examples than asked for, or the count is negative.
     """
+    keys = lambda examples: [(example.id, example.inputs) for example in examples]
+    chosen = [pool[index] for index in shown_rows(keys(pool), keys(queries), count, seed, task_name)]
+    return tuple(Demonstration(inputs=other.inputs, output=other.targets[0]) for other in chosen)
+
+
+def shown_rows(
+    pool: Sequence[tuple[str, Hashable]],
+    queries: Iterable[tuple[str, Hashable]],
+    count: int,
+    seed: int,
+    task_name: str,
+) -> list[int]:
+    """Chooses demonstrations as `task_demonstrations` does, whatever inputs are (texts, token ids).
+
+    Args:
+      pool: id and input of each row that may be shown.
+      queries: id and input of each row that will be asked about.
+      count: how many demonstrations.
+      seed: the run's data seed.
+      task_name: the task's name.
+
+    Returns:
+      Indices into the pool.
+
+    Raises:
+      InputError: as `task_demonstrations`.
+    """
     if count < 0:
         raise InputError(f"task {task_name}: {count} demonstrations asked for; expected 0 or more")
     asked = list(queries)
-    taken, ids = {query.inputs for query in asked}, {query.id for query in asked}
-    chosen: list[Example] = []
+    ids, taken = {key for key, _ in asked}, {inputs for _, inputs in asked}
+    chosen: list[int] = []
     for index in seeded_order(len(pool), seed, task_name, "task shots"):
         if len(chosen) == count:
             break
-        if pool[index].inputs not in taken and pool[index].id not in ids:
-            taken.add(pool[index].inputs)
-            chosen.append(pool[index])
+        key, inputs = pool[index]
+        if inputs not in taken and key not in ids:
+            taken.add(inputs)
+            chosen.append(index)
     if len(chosen) < count:
         raise InputError(
             f"task {task_name}: {count} demonstrations asked for, but its pool of {len(pool)} has only {len(chosen)} "
             "different ones that are not asked about; ask for fewer or give a larger pool"
         )
-    return tuple(Demonstration(inputs=other.inputs, output=other.targets[0]) for other in chosen)
+    return chosen

@@ -3,7 +3,8 @@
 A row is a JSON object with `inputs` (or `input`) and `targets` (or `target`, `output`, `outputs`: a text or a list of
 references). Optional: `task` (default: the file's name), `id`, `split`, and what belongs to the whole task and may
 stand in any of its rows: `definition`, `category`, `metric`, `positive` and `negative` (lists of objects with `input`,
-`output` and perhaps `explanation`). Other keys are not read.
+`output` and perhaps `explanation`). Where all rows of a task have `choices` (a list of texts, the first reference among
+them), answers can be ranked. Other keys are not read.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmtl.tasks import metrics
+from jaxmtl.tasks.choices import ChoiceExample
 from jaxmtl.tasks.fewshot import seeded_order
 from jaxmtl.tasks.spec import Demonstration, TaskSpec, check_task_name
 from jaxmtl.types import Example, InputError, unknown_name
@@ -228,8 +230,21 @@ def _examples(name: str, rows: list[_Row]) -> tuple[Example, ...]:
         if key in places:
             raise InputError(f"{row.place}: id {key!r} of task {name} is also that of {places[key]}; ids must differ")
         places[key] = row.place
-        examples.append(Example(id=key, inputs=_text(row, _only_key(row, INPUT_KEYS)), targets=_targets(row)))
+        texts: dict[str, Any] = dict(inputs=_text(row, _only_key(row, INPUT_KEYS)), targets=_targets(row))
+        choices = _choices(row, texts["targets"][0])
+        examples.append(
+            Example(id=key, **texts) if choices is None else ChoiceExample(id=key, choices=choices, **texts)
+        )
     return tuple(examples)
+
+
+def _choices(row: _Row, answer: str) -> tuple[str, ...] | None:
+    value = row.fields.get("choices")
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value) or answer not in value:
+        raise row.wrong("choices", f"a list of texts, {answer[:40]!r} among them")
+    return tuple(_storable(row, "choices", text) for text in value)
 
 
 def _named_splits(rows: list[_Row]) -> dict[str, tuple[int, ...]]:

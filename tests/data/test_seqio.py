@@ -17,6 +17,7 @@ from jaxmtl.feed.sampler import Rates, Sampler
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.tasks import catalog, prompts, rates
+from jaxmtl.tasks.choices import ChoiceExample
 from jaxmtl.tasks.spec import Demonstration, TaskSpec
 from jaxmtl.types import Example, InputError, UnknownNameError
 
@@ -154,6 +155,31 @@ def test_both_ways_write_the_same_bytes(
     )
     assert same_files(through_seqio, cache_tasks(tasks, ["train", "test"], tmp_path / "direct", how, ours))
     assert told[-1] == (6, 6, "a test")
+
+
+@pytest.mark.parametrize("kind", ["tokenizer", "framed"])
+def test_both_ways_keep_choices_and_leave_inputs_open(
+    data: types.SimpleNamespace,
+    tasks: list[TaskSpec],
+    preprocessing: Preprocessing,
+    tmp_path: pathlib.Path,
+    kind: str,
+    request: pytest.FixtureRequest,
+) -> None:
+    ours, how = request.getfixturevalue(kind), dataclasses.replace(preprocessing, input_ends=False)
+    closed = dict(choices=("yes", "no"), targets=("no",))
+    examples = tuple(ChoiceExample(id=one.id, inputs=one.inputs, **closed) for one in tasks[0].examples)
+    ranked = [dataclasses.replace(tasks[0], examples=examples), *tasks[1:]]
+    names = data.seqio_tasks.register(ranked, how, ours, prefix=f"choices_{kind}")
+    data.seqio_mixtures.register(f"choices_{kind}", names, rates.uniform)
+    through_seqio = data.cache.cache_mixture(f"choices_{kind}", ["train", "test"], tmp_path / "seqio")
+    direct = cache_tasks(ranked, ["train", "test"], tmp_path / "direct", how, ours)
+    assert same_files(through_seqio, direct)
+    first = direct.examples(ranked[0].name, "train")
+    assert first.choices == [["yes", "no"]] * len(first)
+    assert first.row(0)[0][-1] != ours.eos_token_id and first.row(0)[1][-1] == ours.eos_token_id
+    with_ends = cache_tasks(ranked, ["train"], tmp_path / "ends", preprocessing, ours).examples(ranked[0].name, "train")
+    assert with_ends.row(0)[0].tolist() == [*first.row(0)[0].tolist(), ours.eos_token_id]
 
 
 def test_caching_goes_on_where_it_was_stopped(

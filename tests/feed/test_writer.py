@@ -114,6 +114,8 @@ def test_bad_rows_are_input_errors(tokenizer: tokenizers.Tokenizer, tmp_path: pa
         "has instructions without any token": dataclasses.replace(rows(1), instructions=[[]]),
         "instruction ids from 80 to 80": dataclasses.replace(rows(1), instructions=[[80]]),
         "no Unicode text": dataclasses.replace(rows(1), references=[["a", "\ud800"]]),
+        "reference or choice is no Unicode text": dataclasses.replace(rows(1), choices=[["\ud800"]]),
+        "[[]1, 2[]] ids, references, inputs": dataclasses.replace(rows(2), choices=[["a"]]),
         "expected as many of each": dataclasses.replace(rows(2), references=[["a"]]),
     }
     with StoreWriter(tmp_path / "store", tokenizer, {}) as writer:
@@ -194,6 +196,19 @@ def test_instructions_are_a_third_column_of_ids(tokenizer: tokenizers.Tokenizer,
     assert "instructions" not in next(train_stream(store, "other", batch_size=3, window=1))
     with pytest.raises(InputError, match="packed rows have none"):
         next(train_stream(store, batch_size=3, layout=packed))
+
+
+def test_choices_are_texts_beside_the_references(tokenizer: tokenizers.Tokenizer, tmp_path: pathlib.Path) -> None:
+    choices = [["a", "b"], ["b", "c", ""], ["a"]]
+    with StoreWriter(tmp_path / "store", tokenizer, {}) as writer:
+        writer.add(part("a"), dataclasses.replace(rows(), choices=choices))
+        writer.add(part("both"), dataclasses.replace(rows(), choices=choices, instructions=[[7, 1]] * 3))
+        writer.add(part("open"), rows())
+        store = writer.finish()
+    assert store.examples("a", "train").choices == store.examples("both", "train").choices == choices
+    assert store.examples("both", "train").instruction(2).tolist() == [7, 1]
+    assert store.examples("open", "train").choices is None
+    assert store.examples("a", "train").references == [list(texts) for texts in rows().references]
 
 
 def test_tasks_with_and_without_instructions_are_not_mixed(

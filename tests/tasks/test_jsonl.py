@@ -5,6 +5,7 @@ from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from jaxmtl.tasks import jsonl
+from jaxmtl.tasks.choices import choices_of
 from jaxmtl.tasks.spec import Demonstration
 from jaxmtl.types import Example, InputError, UnknownNameError
 
@@ -57,6 +58,16 @@ def test_what_belongs_to_the_task_may_stand_in_any_row(write):
 def test_all_names_of_the_columns(write, key):
     tasks = jsonl.load(write({"input": "a", key: "b"}, {"inputs": "c", key: ["d", "e"], "unread": 1}))
     assert [example.targets for example in tasks["mine"].examples] == [("b",), ("d", "e")]
+
+
+def test_choices_make_tasks_that_can_be_ranked(write):
+    choices = [["y0", "n"], ["n", "y1", "m"]]
+    task = jsonl.load(write(*(row(number, choices=texts) for number, texts in enumerate(choices))))["mine"]
+    assert choices_of(task.examples) == [("y0", "n"), ("n", "y1", "m")]
+    assert [example.targets for example in task.examples] == [("y0",), ("y1",)]
+    for wrong in ("y0", ["n"], ["y0", 3]):
+        with pytest.raises(InputError, match="line 1: field 'choices': .* expected a list of texts, 'y0' among them"):
+            jsonl.load(write(row(0, choices=wrong)))
 
 
 def test_a_folder_gives_one_task_per_file(write, tmp_path):
