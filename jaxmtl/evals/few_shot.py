@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxmtl.adapters.lora import Adapter, LoRA
 from jaxmtl.evals import files, runner
-from jaxmtl.evals.per_task import Setting, fit_of_rows
+from jaxmtl.evals.per_task import NOTHING_HELD, Held, Setting, fit_of_rows
 from jaxmtl.evals.requests import mesh_of
 from jaxmtl.evals.summary import Labels
 from jaxmtl.evals.watch import TaskState, Within, tell
@@ -41,6 +41,7 @@ class FewShot:
       settings: shots, seeds and rates; a setting of 0 shots scores the plain model.
       lora: what the adapters are made of.
       schedule: how long and in which portions each task is trained.
+      held: what is held out to find each task's best epoch.
 
     Raises:
       InputError: if there is no setting, or one twice.
@@ -50,6 +51,7 @@ class FewShot:
     settings: Sequence[Setting]
     lora: LoRA = LoRA(dropout=0.05)
     schedule: Schedule = Schedule()
+    held: Held = NOTHING_HELD
 
     def __post_init__(self) -> None:
         labels = [setting.label for setting in self.settings]
@@ -143,8 +145,8 @@ def _adapters(
     missing = [name for name in names if kept.get(name, {}).get("key") != keys[name]]
     fits = []
     for name in missing:
-        examples = store.examples(name, few_shot.split)
-        fits.append(fit_of_rows(name, *examples.rows(range(len(examples))), setting))
+        others = ((), ()) if few_shot.held.split is None else _rows(store, name, few_shot.held.split)
+        fits.append(fit_of_rows(name, *_rows(store, name, few_shot.split), setting, few_shot.held, others))
     options: dict[str, Any] = dict(mesh=mesh_of(pretrained.params), progress=progress)
     made = [few_shot.lora, few_shot.schedule]
     fitted = fit_all(pretrained.module, pretrained.params, fits, *made, **options) if fits else []
@@ -160,9 +162,18 @@ def _adapters(
     return {name: new[name] if name in new else load_adapter(place(name), pretrained) for name in names}
 
 
+def _rows(store: TokenStore, name: str, split: str) -> tuple[Any, Any]:
+    """Reads inputs and targets of a task's split."""
+    examples = store.examples(name, split)
+    return examples.rows(range(len(examples)))
+
+
 def _described(key: str, fit: Fit, fitted: Fitted) -> dict[str, Any]:
-    losses = [round(float(loss), 6) for loss in np.asarray(fitted.losses)]
-    return dict(key=key, num_examples=len(fit.inputs), losses=losses)
+    rounded = lambda losses: [round(float(loss), 6) for loss in np.asarray(losses)]
+    found = dict(key=key, num_examples=len(fit.inputs), losses=rounded(fitted.losses))
+    if fitted.best_epoch is not None:
+        found |= dict(best_epoch=fitted.best_epoch, held_losses=rounded(fitted.held_losses))
+    return found
 
 
 def _write_fits(path: pathlib.Path, tasks: Mapping[str, Any]) -> None:
@@ -180,6 +191,10 @@ def _read_fits(path: pathlib.Path) -> dict[str, Any]:
 
 def _key(pretrained: Pretrained, store: TokenStore, name: str, few_shot: FewShot, setting: Setting) -> str:
     schedule = dict(epochs=few_shot.schedule.epochs, batch_size=few_shot.schedule.batch_size)
+    if few_shot.held != NOTHING_HELD:
+        split = few_shot.held.split
+        others = None if split is None else store.entry(name, split).sha256
+        schedule |= dict(patience=few_shot.schedule.patience, held=dataclasses.asdict(few_shot.held), others=others)
     return files.key_of(
         dict(
             version=VERSION,

@@ -4,7 +4,7 @@ Letters in shapes: B rows of a batch, S input length, T target length.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -25,6 +25,8 @@ class Fit:
       targets: token ids of each example.
       learning_rate: the rate of every step.
       seed: decides the start, the order of rows and dropout.
+      held_inputs: token ids of examples that are not learnt: their loss after each epoch says which epoch is the best.
+      held_targets: token ids of each of them.
 
     Raises:
       InputError: if there are not as many inputs as targets.
@@ -35,12 +37,22 @@ class Fit:
     targets: Sequence[Ids]
     learning_rate: float
     seed: int = 0
+    held_inputs: Sequence[Ids] = ()
+    held_targets: Sequence[Ids] = ()
 
     def __post_init__(self) -> None:
-        if len(self.inputs) != len(self.targets):
-            raise InputError(
-                f"{self.name}: {len(self.inputs)} inputs but {len(self.targets)} targets; expected as many"
-            )
+        columns = dict(learnt=(self.inputs, self.targets), held=(self.held_inputs, self.held_targets))
+        for kind, (inputs, targets) in columns.items():
+            if len(inputs) != len(targets):
+                raise InputError(
+                    f"{self.name}: {len(inputs)} {kind} inputs but {len(targets)} targets; expected as many"
+                )
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """Returns input and target length of each example, learnt or held out."""
+        inputs, targets = [*self.inputs, *self.held_inputs], [*self.targets, *self.held_targets]
+        return [(len(source), len(target)) for source, target in zip(inputs, targets, strict=True)]
 
     def steps(self, epochs: int, batch_size: int) -> list[list[int]]:
         """Lists the examples of every step: in each epoch all of them once, the last batch as small as it is.
@@ -94,6 +106,25 @@ def rows_of_step(fits: Sequence[Fit], steps: Sequence[Sequence[Sequence[int]]], 
         chosen = own[step] if step < len(own) else ()
         weight = 1.0 / max(1, sum(len(fit.targets[index]) for index in chosen))
         rows += [Row(slot, place, fit.inputs[i], fit.targets[i], weight) for place, i in enumerate(chosen)]
+    return rows
+
+
+def held_rows(fits: Sequence[Fit], slots: Iterable[int]) -> list[Row]:
+    """Lists the examples that some fits hold out.
+
+    Args:
+      fits: those that are trained together.
+      slots: places of those whose rows are wanted.
+
+    Returns:
+      The rows.
+    """
+    rows = []
+    for slot in slots:
+        fit = fits[slot]
+        weight = 1.0 / max(1, sum(map(len, fit.held_targets)))
+        pairs = enumerate(zip(fit.held_inputs, fit.held_targets, strict=True))
+        rows += [Row(slot, place, source, target, weight) for place, (source, target) in pairs]
     return rows
 
 

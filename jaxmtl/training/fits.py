@@ -151,6 +151,33 @@ class FitProgram:
         """
         return _update(self, state, sums, rates, active)
 
+    def score(self, params: Any, state: FitState, losses: jax.Array, batch: Mapping[str, np.ndarray]) -> jax.Array:
+        """Adds the losses of a batch of rows that are not learnt; nothing is dropped.
+
+        Args:
+          params: the model's parameters.
+          state: the fits.
+          losses: float32 [N], what the batches before this one gave; its memory is taken over.
+          batch: what `RowBatches.cut` gave.
+
+        Returns:
+          The new sums.
+        """
+        return _score(self, params, state.tree, losses, jax.device_put(dict(batch), self.place))
+
+    def replaced(self, tree: Any, other: Any, chosen: np.ndarray) -> Any:
+        """Replaces adapters by others.
+
+        Args:
+          tree: leaves [N, ...]; its memory is taken over.
+          other: leaves [N, ...].
+          chosen: bool [N], which ones.
+
+        Returns:
+          The new tree.
+        """
+        return _replaced(tree, other, chosen)
+
     @property
     def config(self) -> Any:
         """The model's config."""
@@ -191,7 +218,7 @@ def _add_on_device(
     keys = _row_keys(jnp.take(state.keys, slots), step, batch["places"])
 
     def objective(own: Any) -> tuple[jax.Array, jax.Array]:
-        adapters = rows.collection(scaled(own, SCALINGS[lora.scaling](lora.alpha, lora.rank)))
+        adapters = _adapters(program, own)
         if lora.dropout:
             adapters = rows.with_dropout(adapters, keys, lora.dropout)
         losses = program.objective(program.module, rows.variables(params, adapters), batch, dropout_key=None)
@@ -200,6 +227,30 @@ def _add_on_device(
     grads, loss = jax.grad(objective, has_aux=True)(rows.take(state.tree, slots))
     add = lambda total, part: total.at[slots].add(part)
     return FitSums(grads=jax.tree.map(add, sums.grads, grads), loss=add(sums.loss, loss))
+
+
+def _adapters(program: FitProgram, own: Any) -> Any:
+    """Turns rows' own trees into the collection that a model reads."""
+    return rows.collection(scaled(own, SCALINGS[program.lora.scaling](program.lora.alpha, program.lora.rank)))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+def _score(program: FitProgram, params: Any, tree: Any, losses: jax.Array, batch: Any) -> jax.Array:
+    def add(params: Any, tree: Any, losses: jax.Array, batch: Any) -> jax.Array:
+        adapters = _adapters(program, rows.take(tree, batch["slots"]))
+        found = program.objective(program.module, rows.variables(params, adapters), batch, dropout_key=None)
+        return losses.at[batch["slots"]].add(found.loss.sum(axis=-1))
+
+    if program.mesh is not None:
+        specs = (_SHARED, _BY_FIT, _BY_FIT, _BY_FIT)
+        add = jax.shard_map(add, mesh=program.mesh, in_specs=specs, out_specs=_BY_FIT, check_vma=False)
+    return add(params, tree, losses, batch)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _replaced(tree: Any, other: Any, chosen: jax.Array) -> Any:
+    one = lambda is_chosen, old, new: jax.tree.map(lambda a, b: jnp.where(is_chosen, b, a), old, new)
+    return jax.vmap(one)(chosen, tree, other)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

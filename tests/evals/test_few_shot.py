@@ -9,7 +9,7 @@ import pytest
 from jaxmtl.adapters.lora import LoRA
 from jaxmtl.evals import few_shot
 from jaxmtl.evals.files import read_records
-from jaxmtl.evals.per_task import Setting, settings
+from jaxmtl.evals.per_task import Held, Setting, settings
 from jaxmtl.evals.request_adapters import request_adapters
 from jaxmtl.evals.scoring import token_losses
 from jaxmtl.training.fitting import Schedule
@@ -51,6 +51,16 @@ def test_every_setting_is_fitted_scored_and_kept(pretrained, store, tmp_path, mo
 
     monkeypatch.setattr(few_shot, "fit_all", lambda *given, **more: pytest.fail("fitted again"))
     assert run(pretrained, store, tmp_path) == scores
+
+
+@pytest.mark.long
+def test_the_best_epoch_on_held_shots_is_kept_and_told(pretrained, store, tmp_path):
+    held = dataclasses.replace(HOW, settings=HOW.settings[1:], held=Held(share=0.5))
+    run(pretrained, store, tmp_path, dataclasses.replace(HOW, settings=HOW.settings[1:]))
+    run(pretrained, store, tmp_path, held)  # other adapters in the same folder
+    for fit in json.loads((tmp_path / FITTED / "fits.json").read_text())["tasks"].values():
+        assert fit["num_examples"] == 1 and len(fit["held_losses"]) == 8
+        assert fit["best_epoch"] == 1 + int(np.argmin(fit["held_losses"]))
 
 
 @pytest.mark.long

@@ -60,6 +60,8 @@ FITS = [make_fit(0, 5), make_fit(1, 0), make_fit(2, 13, 3e-3), make_fit(3, 21)]
 
 def assert_same(one, other):
     np.testing.assert_allclose(one.losses, other.losses, atol=TOLERANCE)
+    np.testing.assert_allclose(one.held_losses, other.held_losses, atol=TOLERANCE)
+    assert one.best_epoch == other.best_epoch
     for a, b in zip(jax.tree.leaves(one.adapter.tree), jax.tree.leaves(other.adapter.tree), strict=True):
         np.testing.assert_allclose(a, b, atol=TOLERANCE)
 
@@ -79,6 +81,63 @@ def test_together_equals_alone(params, dropout):
 def test_losses_fall(params):
     found = fit_all(MODULE, params, [make_fit(0, 8, 3e-2)], LORA, dataclasses.replace(SCHEDULE, epochs=8))[0]
     assert found.losses[-1] < found.losses[0] - 0.5
+
+
+def holding(fit, number, count):
+    """Gives a fit examples of another kind to hold out: learning soon makes their loss worse."""
+    other = make_fit(number, count)
+    return dataclasses.replace(fit, held_inputs=other.inputs, held_targets=other.targets)
+
+
+HOLDING = [holding(make_fit(4, 6, 3e-2), 5, 4), make_fit(6, 5), holding(make_fit(7, 11, 1e-3), 8, 9)]
+STOPPING = dataclasses.replace(SCHEDULE, epochs=9, patience=2, num_shapes=1)
+
+
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.3, marks=pytest.mark.long)])
+def test_fits_stop_together_as_they_do_alone_and_their_neighbours_go_on(params, dropout):
+    lora = dataclasses.replace(LORA, dropout=dropout)
+    together = fit_all(MODULE, params, HOLDING, lora, STOPPING)
+    for number in (0, 2) if dropout else (0,):
+        assert_same(together[number], fit_all(MODULE, params, [HOLDING[number]], lora, STOPPING)[0])
+    assert len(together[0].held_losses) < 9 and len(together[0].losses) == len(together[0].held_losses)
+    assert len(together[1].losses) == 9 and together[1].best_epoch is None and not len(together[1].held_losses)
+
+
+def test_the_best_epoch_is_kept(params):
+    """Fitting for just so many epochs gives the same adapter: rows, order and dropout of an epoch are the same."""
+    found = fit_all(MODULE, params, [HOLDING[0]], LORA, STOPPING)[0]
+    best = int(np.argmin(found.held_losses)) + 1
+    assert found.best_epoch == best and len(found.held_losses) == min(9, best + 2)
+    plain = dataclasses.replace(HOLDING[0], held_inputs=(), held_targets=())
+    short = fit_all(MODULE, params, [plain], LORA, dataclasses.replace(SCHEDULE, epochs=best))[0]
+    for a, b in zip(jax.tree.leaves(found.adapter.tree), jax.tree.leaves(short.adapter.tree), strict=True):
+        np.testing.assert_allclose(a, b, atol=TOLERANCE)
+
+
+def test_rows_of_fits_that_have_stopped_leave_the_batches(params, monkeypatch):
+    slots, add = [], FitProgram.add
+    watched = lambda self, params, state, sums, step, batch: (
+        slots.append((step, set(batch["slots"][batch["loss_mask"].any(axis=1)].tolist()))),
+        add(self, params, state, sums, step, batch),
+    )[1]
+    monkeypatch.setattr(FitProgram, "add", watched)
+    told = []
+    found = fit_all(MODULE, params, HOLDING[:2], LORA, STOPPING, progress=lambda *news: told.append(news))
+    last = len(found[0].losses)
+    assert last < 9
+    for step, seen in slots:
+        assert seen <= ({0, 1} if step < last else {1})
+    assert told[-1][:2] == (9 + last, 9 + last)
+
+
+@pytest.mark.long
+def test_held_losses_are_means_over_the_held_target_tokens(params):
+    """Learnt for no step at all, an adapter changes nothing: the held loss is the first loss of the same rows."""
+    fit = dataclasses.replace(HOLDING[0], learning_rate=0.0)
+    found = fit_all(MODULE, params, [fit], LORA, dataclasses.replace(SCHEDULE, epochs=1))[0]
+    as_learnt = dataclasses.replace(fit, inputs=fit.held_inputs, targets=fit.held_targets)
+    learnt = fit_all(MODULE, params, [as_learnt], LORA, dataclasses.replace(SCHEDULE, epochs=1))[0]
+    np.testing.assert_allclose(found.held_losses, learnt.losses, rtol=1e-5)
 
 
 @pytest.mark.long
