@@ -154,7 +154,7 @@ def fit_adapters(
     how = Setting(seed=seed, learning_rate=learning_rate)
     schedule = Schedule(epochs=epochs, batch_size=batch_size, patience=patience)
     options: dict[str, Any] = dict(split=split, held=held, preprocessing=preprocessing, progress=progress)
-    return [one.fitted.adapter for one in fit_settings(pretrained, tasks, [how], lora, schedule, **options)]
+    return [one.fitted.learnt for one in fit_settings(pretrained, tasks, [how], lora, schedule, **options)]
 
 
 def fit_settings(

@@ -9,10 +9,22 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from jaxmtl.feed.shapes import Shapes, cheapest_shapes
+from jaxmtl.tasks.answers import IGNORED
 from jaxmtl.tasks.fewshot import seeded_order
 from jaxmtl.types import Batch, InputError
 
 Ids = Sequence[int] | np.ndarray
+
+
+def alike(targets: Ids) -> np.ndarray:
+    """Gives every target token the weight 1."""
+    return np.ones(len(targets))
+
+
+def as_labels(targets: Ids) -> np.ndarray:
+    """Gives the labels of an example weights that add up to 1; 0 where there is no label."""
+    counted = np.asarray(targets) != IGNORED
+    return counted / max(1, np.count_nonzero(counted))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +39,8 @@ class Fit:
       seed: decides the start, the order of rows and dropout.
       held_inputs: token ids of examples that are not learnt: their loss after each epoch says which epoch is the best.
       held_targets: token ids of each of them.
+      weigh: maps targets to what each counts: `alike` for token ids; `as_labels` for labels, whose examples count
+        the same.
 
     Raises:
       InputError: if there are not as many inputs as targets.
@@ -39,6 +53,7 @@ class Fit:
     seed: int = 0
     held_inputs: Sequence[Ids] = ()
     held_targets: Sequence[Ids] = ()
+    weigh: Callable[[Ids], np.ndarray] = alike
 
     def __post_init__(self) -> None:
         columns = dict(learnt=(self.inputs, self.targets), held=(self.held_inputs, self.held_targets))
@@ -80,14 +95,15 @@ class Row:
       place: its place in the fit's batch.
       inputs: its token ids.
       targets: its target ids.
-      weight: what each target token counts: one over the target tokens of the fit's batch.
+      weight: what each target counts, one number or float [t]: one over the target tokens of the fit's batch; see
+        `Fit.weigh`.
     """
 
     slot: int
     place: int
     inputs: Ids
     targets: Ids
-    weight: float
+    weight: float | np.ndarray
 
 
 def rows_of_step(fits: Sequence[Fit], steps: Sequence[Sequence[Sequence[int]]], step: int) -> list[Row]:
@@ -104,8 +120,7 @@ def rows_of_step(fits: Sequence[Fit], steps: Sequence[Sequence[Sequence[int]]], 
     rows = []
     for slot, (fit, own) in enumerate(zip(fits, steps, strict=True)):
         chosen = own[step] if step < len(own) else ()
-        weight = 1.0 / max(1, sum(len(fit.targets[index]) for index in chosen))
-        rows += [Row(slot, place, fit.inputs[i], fit.targets[i], weight) for place, i in enumerate(chosen)]
+        rows += _weighted(fit, slot, [(fit.inputs[index], fit.targets[index]) for index in chosen])
     return rows
 
 
@@ -121,11 +136,15 @@ def held_rows(fits: Sequence[Fit], slots: Iterable[int]) -> list[Row]:
     """
     rows = []
     for slot in slots:
-        fit = fits[slot]
-        weight = 1.0 / max(1, sum(map(len, fit.held_targets)))
-        pairs = enumerate(zip(fit.held_inputs, fit.held_targets, strict=True))
-        rows += [Row(slot, place, source, target, weight) for place, (source, target) in pairs]
+        rows += _weighted(fits[slot], slot, list(zip(fits[slot].held_inputs, fits[slot].held_targets, strict=True)))
     return rows
+
+
+def _weighted(fit: Fit, slot: int, pairs: Sequence[tuple[Ids, Ids]]) -> list[Row]:
+    """Makes rows whose weights add up to 1."""
+    weights = [fit.weigh(targets) for _, targets in pairs]
+    total = max(sum(float(own.sum()) for own in weights), 1e-9)  # examples without any label have none to divide
+    return [Row(slot, place, *pair, own / total) for place, (pair, own) in enumerate(zip(pairs, weights, strict=True))]
 
 
 @dataclasses.dataclass(frozen=True)

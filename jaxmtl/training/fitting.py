@@ -1,4 +1,4 @@
-"""Fits any number of adapters, as many at a time as memory holds.
+"""Fits any number of adapters, whole models or heads, as many at a time as memory holds.
 
 Letters in shapes: N fits trained together.
 """
@@ -16,15 +16,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmtl.adapters import rows
-from jaxmtl.adapters.lora import Adapter, LoRA
-from jaxmtl.models import flops
+from jaxmtl.adapters.lora import LoRA
 from jaxmtl.models.lengths import check_room
 from jaxmtl.models.stack import unrolled_on_cpus
 from jaxmtl.partitioning import replicated
 from jaxmtl.training.best_epochs import BestEpochs, HeldLoss
 from jaxmtl.training.fit_rows import Fit, Row, RowBatches, held_rows, row_batches, rows_of_step
-from jaxmtl.training.fits import AdamW, FitProgram, FitState
-from jaxmtl.training.frozen_head import objective_of
+from jaxmtl.training.fits import AdamW, FitProgram, FitState, Optimizer
+from jaxmtl.training.tuning import LowRankTuning, Tuning
 from jaxmtl.types import InputError, Progress
 
 CELLS_ON_CPU, CELLS = 2048, 16384
@@ -70,13 +69,14 @@ class Fitted:
     """What became of a fit.
 
     Attributes:
-      adapter: the adapter of the best epoch on held-out examples; behind the last step where there are none.
+      learnt: what the fit has become, an `Adapter`, the parameters of a whole model or those of a head: after its best
+        epoch on held-out examples, or after the last step where there are none.
       losses: float32 [steps], mean negative log-likelihood of each step's target tokens before its update, in nats.
       held_losses: float32 [epochs], that of the held-out target tokens after each epoch; none without such examples.
-      best_epoch: the epoch of the adapter, from 1; None without held-out examples.
+      best_epoch: that epoch, from 1; None without held-out examples.
     """
 
-    adapter: Adapter
+    learnt: Any
     losses: np.ndarray
     held_losses: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
     best_epoch: int | None = None
@@ -89,7 +89,7 @@ def fit_all(
     lora: LoRA,
     schedule: Schedule,
     *,
-    optimizer: AdamW = ADAMW,
+    optimizer: Optimizer = ADAMW,
     mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> list[Fitted]:
@@ -113,22 +113,55 @@ def fit_all(
         splits the model itself.
       UnknownNameError: if a target matches no layer.
     """
-    unrolled = unrolled_on_cpus(module)
-    program = FitProgram(unrolled, lora, optimizer, objective_of(unrolled, lora), mesh=_checked(mesh))
+    options: dict[str, Any] = dict(optimizer=optimizer, mesh=mesh, progress=progress)
+    found = dict(fit_each(module, params, fits, LowRankTuning(lora), schedule, **options))
+    return [found[index] for index in range(len(fits))]
+
+
+def fit_each(
+    module: nn.Module,
+    params: Any,
+    fits: Sequence[Fit],
+    tuning: Tuning,
+    schedule: Schedule,
+    *,
+    optimizer: Optimizer = ADAMW,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, Fitted]]:
+    """Trains fits of any kind and gives each as soon as it is done, so that whole models need not be kept together.
+
+    Args:
+      module: the model.
+      params: its parameters, which stay as they are.
+      fits: as in `fit_all`.
+      tuning: what a fit trains.
+      schedule: as in `fit_all`.
+      optimizer: as in `fit_all`.
+      mesh: as in `fit_all`; only adapters can share devices.
+      progress: as in `fit_all`.
+
+    Yields:
+      The place of a fit and what became of it, the fits with the most examples first.
+
+    Raises:
+      InputError: as `fit_all`, or if fits that are no adapters are to share a mesh.
+    """
+    program = FitProgram(unrolled_on_cpus(module), tuning, optimizer, mesh=_checked(mesh, tuning))
     for fit in fits:
         inputs, targets = ([pair[side] for pair in fit.lengths] for side in (0, 1))
         check_room(program.config, inputs, targets, fit.name)
     devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    order = sorted(range(len(fits)), key=lambda index: -len(fits[index].inputs))  # of like size together
-    found: dict[int, Fitted] = {}
+    order = range(len(fits))
+    if tuning.most_fits != len(fits):  # heads are in the order of their tasks
+        order = sorted(order, key=lambda index: -len(fits[index].inputs))  # of like size together
     count = _Counter(sum(len(fit.steps(schedule.epochs, schedule.batch_size)) for fit in fits), progress)
     chunks = list(_chunks(order, _most_fits(program, schedule, fits) * devices))
     groups = [_Group([fits[index] for index in chunk], schedule, devices) for chunk in chunks]
-    batches = _batches(program.config, groups, schedule)
+    batches = _batches(program, groups, schedule)
     params = params if mesh is None else jax.device_put(params, replicated(mesh))
     for chunk, group in zip(chunks, groups, strict=True):
-        found |= zip(chunk, _train(program, params, group, batches, count), strict=True)
-    return [found[index] for index in range(len(fits))]
+        yield from zip(chunk, _train(program, params, group, batches, count), strict=True)
 
 
 class _Group:
@@ -181,7 +214,7 @@ class _Group:
         return max(*map(len, self.held_rows(range(len(self.fits)))), *learnt, 0)
 
 
-def _batches(config: Any, groups: Sequence[_Group], schedule: Schedule) -> RowBatches | None:
+def _batches(program: FitProgram, groups: Sequence[_Group], schedule: Schedule) -> RowBatches | None:
     """Chooses shapes for all steps of all groups, so that each is compiled once; None if there is no row."""
     most_rows = max((group.most_rows() for group in groups), default=0)
     if not most_rows:
@@ -189,14 +222,15 @@ def _batches(config: Any, groups: Sequence[_Group], schedule: Schedule) -> RowBa
     lengths = np.array([pair for group in groups for fit in group.fits for pair in fit.lengths])
     tokens = schedule.tokens or (CELLS_ON_CPU if jax.default_backend() == "cpu" else CELLS)
     sizes = dict(tokens=tokens, num_shapes=schedule.num_shapes, most_rows=most_rows)
-    return row_batches(lengths, **sizes, cost=functools.partial(flops.without_output, config), pad_id=config.pad_id)
+    cost = functools.partial(program.tuning.cost, program.config)
+    return row_batches(lengths, **sizes, cost=cost, pad_id=program.config.pad_id)
 
 
 def _train(
     program: FitProgram, params: Any, group: _Group, batches: RowBatches | None, count: "_Counter"
 ) -> list[Fitted]:
     """Trains the fits of a group to their ends."""
-    state, losses = program.start(group.fits), []
+    state, losses = program.start(params, group.fits), []
     if batches is None:
         return _results(program, state.tree, group, losses)
     best = BestEpochs(program, len(group.fits), group.schedule.patience, _held_loss(program, params, group, batches))
@@ -236,17 +270,15 @@ def _results(
 ) -> list[Fitted]:
     """Takes the trees of a group, leaves [N, ...], apart."""
     table = np.array(jax.device_get(losses)).reshape(len(losses), len(group.fits))
-    lora = program.lora
     tree = jax.device_get(tree)
     finite = [np.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(tree)]
-    _refuse(group, ~np.all(finite, axis=0), "the adapter is not finite after the last step")
+    _refuse(group, ~np.all(finite, axis=0), "what was learnt is not finite after the last step")
     found = []
     for slot, own in enumerate(rows.unstack(tree, group.count)):
-        adapter = Adapter(tree=own, rank=lora.rank, alpha=lora.alpha, scaling=lora.scaling)
         held: dict[str, Any] = {}
         if best is not None:
             held = dict(held_losses=np.array(best.losses[slot], np.float32), best_epoch=best.found[slot].step)
-        found.append(Fitted(adapter, table[: len(group.steps[slot]), slot], **held))
+        found.append(Fitted(program.tuning.result(own), table[: len(group.steps[slot]), slot], **held))
     return found
 
 
@@ -263,7 +295,9 @@ def _refuse(group: _Group, bad: np.ndarray, what: str) -> None:
         raise InputError(f"{what} in {bad.sum()} of {group.count} fits: {names}; lower their learning rate")
 
 
-def _checked(mesh: Mesh | None) -> Mesh | None:
+def _checked(mesh: Mesh | None, tuning: Tuning) -> Mesh | None:
+    if mesh is not None and tuning.most_fits is not None:
+        raise InputError("a mesh of devices is for fitting adapters; whole models and heads are fitted on one device")
     if mesh is not None and mesh.shape["tensor"] > 1:
         raise InputError(
             f"the mesh has tensor={mesh.shape['tensor']}; fits share devices along data and fsdp alone: use tensor=1"
@@ -272,7 +306,7 @@ def _checked(mesh: Mesh | None) -> Mesh | None:
 
 
 def fit_bytes(program: FitProgram) -> int:
-    """Counts the bytes of a fit in training: its adapter, the optimizer's state and the gradients.
+    """Counts the bytes of a fit in training: what it trains, the optimizer's state and the gradients.
 
     Args:
       program: what is fitted.
@@ -282,9 +316,10 @@ def fit_bytes(program: FitProgram) -> int:
 
 
 def _most_fits(program: FitProgram, schedule: Schedule, fits: Sequence[Fit]) -> int:
-    """Counts the fits that a device has room for, their best adapters included where these are kept."""
-    if schedule.most_fits is not None:
-        return schedule.most_fits
+    """Counts the fits that a device has room for, their best states included where these are kept."""
+    most = program.tuning.most_fits or schedule.most_fits
+    if most is not None:
+        return most
     is_kept = any(fit.held_inputs for fit in fits)
     kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.shapes(1).tree)) if is_kept else 0
     return max(1, int(STATE_SHARE * _device_memory() / (fit_bytes(program) + kept)))

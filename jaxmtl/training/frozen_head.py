@@ -62,7 +62,7 @@ class FrozenHeadLoss:
         block = self.block or (BLOCK_ON_CPU if jax.default_backend() == "cpu" else BLOCK)
         mask = batch["loss_mask"]
         flat = states.reshape(-1, states.shape[-1]), batch["targets"].reshape(-1), mask.reshape(-1)
-        losses = token_losses(score, min(block, mask.size), *flat).reshape(mask.shape)
+        losses = jnp.reshape(token_losses(score, min(block, mask.size), *flat), mask.shape)
         return Losses(objective=losses * mask, loss=jax.lax.stop_gradient(losses) * mask, tokens=mask)
 
 

@@ -57,7 +57,7 @@ def test_settings_are_all_combinations_and_each_is_what_it_would_be_alone(pretra
     assert [one.num_examples for one in found[:8]] == [0] * 4 + [3] * 4
     alone = fit_settings(pretrained, TASKS[1:], [how[6]], LoRA(**LORA_OPTIONS), schedule)[0]
     np.testing.assert_allclose(found[8 + 6].fitted.losses, alone.fitted.losses, atol=1e-5)
-    first, second = (found[number].fitted.adapter.tree for number in (4, 6))
+    first, second = (found[number].fitted.learnt.tree for number in (4, 6))
     assert any((a != b).any() for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
 
 
