@@ -144,8 +144,8 @@ class SupportStream:
         for name, size in zip(rows.names, rows.sizes.tolist(), strict=True):
             if size < sum(self._counts):
                 raise InputError(
-                    f"task {name} has {size} examples; {num_supports} supports and {num_queries} queries of a step need "
-                    f"{sum(self._counts)} different ones: ask for fewer, or leave the task out"
+                    f"task {name} has {size} examples; {num_supports} supports and {num_queries} queries of a step "
+                    f"need {sum(self._counts)} different ones: ask for fewer, or leave the task out"
                 )
         self.rows, self._writing, self._sampler = rows, writing, sampler
         self._key, self._host, self._num_hosts = stream_key(seed, "supports"), host_index, num_hosts

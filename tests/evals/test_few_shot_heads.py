@@ -75,7 +75,7 @@ def store(tmp_path_factory, tokenizer):
 @pytest.fixture(scope="module")
 def encoder(tokenizer):
     sizes = dict(embed_dim=16, num_heads=2, mlp_dim=16, num_layers=1, num_positions=32)
-    module = roberta(RobertaConfig(**sizes, vocab_size=tokenizer.vocab_size, init_stddev=0.3))
+    module = roberta(RobertaConfig(**sizes, vocab_size=tokenizer.vocab_size))
     params = nn.unbox(jax.jit(module.init)(jax.random.key(0), **initial_arguments(module))["params"])
     return Pretrained(config=module.config, module=module, params=params, tokenizer=tokenizer)
 
