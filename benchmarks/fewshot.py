@@ -93,9 +93,10 @@ def memory_by_tasks(layers: int) -> dict[int, float]:
     from jaxmtl.models.t5_config import named_config
     from jaxmtl.training.fits import FitProgram
     from jaxmtl.training.fitting import fit_bytes
+    from jaxmtl.training.tuning import LowRankTuning
 
     module = T5(named_config("t5-v1.1-small", num_encoder_layers=layers, num_decoder_layers=layers))
-    size = fit_bytes(FitProgram(module, LoRA(rank=RANK, alpha=ALPHA)))
+    size = fit_bytes(FitProgram(module, LowRankTuning(LoRA(rank=RANK, alpha=ALPHA))))
     return {count: round(count * size / 1e9, 4) for count in (1, 8, 64, 512)}
 
 
@@ -126,7 +127,7 @@ def ours(folder: pathlib.Path, tasks: list[Task], sizes: argparse.Namespace) -> 
     def fit(count: int, epochs: int = sizes.epochs) -> list[float]:
         schedule = Schedule(epochs=epochs, batch_size=BATCH_SIZE, num_shapes=sizes.num_shapes)
         found = fit_all(pretrained.module, pretrained.params, fits[:count], lora, schedule)
-        adapters = [one.adapter for one in found for _ in range(sizes.held_out)]
+        adapters = [one.learnt for one in found for _ in range(sizes.held_out)]
         inputs = [row for _, inputs, _ in tasks[:count] for row in inputs[sizes.shots :]]
         targets = [row for _, _, targets in tasks[:count] for row in targets[sizes.shots :]]
         own = request_adapters(pretrained, adapters, len(inputs))

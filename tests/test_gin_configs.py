@@ -29,6 +29,7 @@ LAYERINGS = [
     ([PRETRAINED, TRAIN], [*TRAINING, "PRETRAINED=google/t5-v1_1-small"]),
     ([SMALL, TRAIN, "runs/validation.gin"], TRAINING),
     ([SMALL, TRAIN, "runs/generation.gin"], TRAINING),
+    ([SMALL, TRAIN, "runs/fid.gin"], TRAINING),
     ([SMALL, TRAIN, "runs/interleave.gin"], [*TRAINING, "TEXT_STORE=runs/text"]),
     *(([SMALL, file], [*TRAINING, *["TEXT_STORE=runs/text"] * file.endswith("text.gin")]) for file in TRANSFER),
     (["models/t5_1_1/tiny.gin", "runs/demo.gin"], TRAINING),
@@ -37,6 +38,7 @@ LAYERINGS = [
     (["runs/evaluate.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
     *((["runs/evaluate.gin", mesh], [*TRAINING, "CHECKPOINT=runs/first"]) for mesh in MESHES),
     (["runs/evaluate.gin", "runs/few_shot.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
+    (["runs/evaluate.gin", "runs/few_shot_models.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
     (["runs/evaluate.gin", "runs/trajectory.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
     (["runs/evaluate.gin", "runs/rank.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
     (["runs/evaluate.gin", "runs/rank.gin", "runs/few_shot.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
@@ -50,6 +52,7 @@ LAYERINGS = [
     (["runs/evaluate_heads.gin"], [*TRAINING, "CHECKPOINT=runs/heads"]),
     *(([model, "runs/untrained_heads.gin"], TRAINING) for model in ROBERTAS),
     (["runs/evaluate_heads.gin", "runs/trajectory.gin"], [*TRAINING, "CHECKPOINT=runs/heads"]),
+    (["runs/evaluate_heads.gin", "runs/few_shot_heads.gin"], [*TRAINING, "CHECKPOINT=runs/encoder"]),
     (["tasks/transfer.gin"], [*CACHING, "DATA_DIR=data"]),
 ]
 SNI = ("sni_train", "sni_test", "transfer_matters", "transfer_matters_unseen")

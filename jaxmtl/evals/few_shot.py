@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxmtl.adapters.lora import Adapter, LoRA
 from jaxmtl.evals import files, runner
-from jaxmtl.evals.per_task import Setting, fit_of_rows
+from jaxmtl.evals.per_task import NOTHING_HELD, Held, Setting, fit_of_rows
 from jaxmtl.evals.requests import mesh_of
 from jaxmtl.evals.summary import Labels
 from jaxmtl.evals.watch import TaskState, Within, tell
@@ -30,6 +30,8 @@ from jaxmtl.weights import Pretrained, check_reads, load_adapter, save_adapter
 VERSION = 1
 """Counted up when the same settings would give other adapters, so that old ones are not taken for new ones."""
 FITS = "fits.json"
+ADAPTERS = LoRA(dropout=0.05)
+"""Those of S001's few-shot fine-tuning, methods 2.6."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,8 @@ class FewShot:
     Attributes:
       split: the split that holds the few examples.
       settings: shots, seeds and rates; a setting of 0 shots scores the plain model.
-      lora: what the adapters are made of.
       schedule: how long and in which portions each task is trained.
+      held: what is held out to find each task's best epoch.
 
     Raises:
       InputError: if there is no setting, or one twice.
@@ -48,8 +50,8 @@ class FewShot:
 
     split: str
     settings: Sequence[Setting]
-    lora: LoRA = LoRA(dropout=0.05)
     schedule: Schedule = Schedule()
+    held: Held = NOTHING_HELD
 
     def __post_init__(self) -> None:
         labels = [setting.label for setting in self.settings]
@@ -64,6 +66,7 @@ def evaluate(
     run_dir: str | os.PathLike,
     *,
     few_shot: FewShot,
+    lora: LoRA = ADAPTERS,
     score: Callable[..., dict[str, Scores]] = runner.evaluate,
     tasks: Sequence[str] | None = None,
     adapters: None = None,
@@ -78,6 +81,7 @@ def evaluate(
       split: the split that is scored.
       run_dir: where to write.
       few_shot: what is fitted, and how.
+      lora: what the adapters are made of.
       score: scores one setting: `runner.evaluate` with its options bound.
       tasks: names of tasks; all tasks of the split if None.
       adapters: refused: a fit begins with the plain model.
@@ -92,15 +96,12 @@ def evaluate(
     """
     if adapters is not None:
         raise InputError("few-shot fits begin with the plain model; give no ADAPTER, or merge it into a checkpoint")
-    if jax.process_count() > 1:
-        raise InputError(f"few-shot fits run in one process, on all its devices; here are {jax.process_count()}")
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     names = store.task_names(split) if tasks is None else list(tasks)
-    _check(pretrained, store, run_dir, split, few_shot.settings)
-    for setting in few_shot.settings:
-        for name in names:
-            count = store.entry(name, split).num_examples
-            tell(progress, TaskState(task=name, category=setting.label, n=count))
+    if getattr(pretrained.config, "heads", ()):
+        raise InputError("this model has heads and writes no texts: fit its heads, with runs/few_shot_heads.gin")
+    check(pretrained, store, run_dir, split, few_shot.settings)
+    announce(store, split, names, few_shot.settings, progress)
     found = {}
     # One setting after the other: what is finished survives a stop, and hundreds of tasks fill a device anyway.
     for setting in few_shot.settings:
@@ -108,22 +109,52 @@ def evaluate(
         told = Within(progress, setting.label)
         options: dict[str, Any] = dict(tasks=names, labels=own, progress=told)
         if setting.shots != 0:
-            options["adapters"] = _adapters(pretrained, store, names, run_dir, few_shot, setting, told)
+            options["adapters"] = _adapters(pretrained, store, names, run_dir, few_shot, lora, setting, told)
         scores = score(pretrained, store, split, run_dir / setting.label, **options)
         for name, one in scores.items():
             found[f"{setting.label} {name}"] = dataclasses.replace(one, category=setting.label)
     return found
 
 
-def _check(
+def check(
     pretrained: Pretrained, store: TokenStore, run_dir: pathlib.Path, split: str, settings: Sequence[Setting]
 ) -> None:
-    """Finds out before the first fit what scoring would refuse behind it."""
-    if getattr(pretrained.config, "heads", ()):
-        raise InputError("this model has heads and writes no texts: adapters cannot be fitted to its targets")
+    """Finds out before the first fit what scoring would refuse behind it.
+
+    Args:
+      pretrained: the model.
+      store: the tokenised examples.
+      run_dir: where the settings' folders are.
+      split: the split that is scored.
+      settings: the settings.
+
+    Raises:
+      InputError: if there are several processes, the store has another vocabulary, or a setting's folder holds results
+        of another split.
+    """
+    if jax.process_count() > 1:
+        raise InputError(f"few-shot fits run in one process, on all its devices; here are {jax.process_count()}")
     check_reads(pretrained.config, pretrained.tokenizer, store)
     for setting in settings:
         files.check_split(run_dir / setting.label, split)
+
+
+def announce(
+    store: TokenStore, split: str, names: Sequence[str], settings: Sequence[Setting], progress: Progress | None
+) -> None:
+    """Tells of all tasks that are to be scored in all settings.
+
+    Args:
+      store: the tokenised examples.
+      split: the split that is scored.
+      names: the tasks.
+      settings: the settings.
+      progress: who is told.
+    """
+    for setting in settings:
+        for name in names:
+            count = store.entry(name, split).num_examples
+            tell(progress, TaskState(task=name, category=setting.label, n=count))
 
 
 def _adapters(
@@ -132,45 +163,94 @@ def _adapters(
     names: Sequence[str],
     run_dir: pathlib.Path,
     few_shot: FewShot,
+    lora: LoRA,
     setting: Setting,
     progress: Progress | None,
 ) -> dict[str, Adapter]:
     """Loads the adapters of a setting; fits and saves those of tasks that have none yet, or others."""
     folder = run_dir / setting.label
     place = lambda name: folder / "adapters" / name
-    keys = {name: _key(pretrained, store, name, few_shot, setting) for name in names}
-    kept = _read_fits(folder / FITS)
+    made_of = dict(lora=dataclasses.asdict(lora))
+    keys = {name: key_of(pretrained, store, name, few_shot, setting, made_of) for name in names}
+    kept = read_fits(folder / FITS)
     missing = [name for name in names if kept.get(name, {}).get("key") != keys[name]]
-    fits = []
-    for name in missing:
-        examples = store.examples(name, few_shot.split)
-        fits.append(fit_of_rows(name, *examples.rows(range(len(examples))), setting))
+    fits = [fit_of(store, name, few_shot, setting) for name in missing]
     options: dict[str, Any] = dict(mesh=mesh_of(pretrained.params), progress=progress)
-    made = [few_shot.lora, few_shot.schedule]
+    made = [lora, few_shot.schedule]
     fitted = fit_all(pretrained.module, pretrained.params, fits, *made, **options) if fits else []
     if not kept.keys().isdisjoint(missing):  # what they name is replaced, one adapter after the other
         kept = {name: entry for name, entry in kept.items() if name not in missing}
-        _write_fits(folder / FITS, kept)
+        write_fits(folder / FITS, kept)
     for fit, one in zip(fits, fitted, strict=True):
-        save_adapter(place(fit.name), one.adapter, pretrained)
-        kept[fit.name] = _described(keys[fit.name], fit, one)
+        save_adapter(place(fit.name), one.learnt, pretrained)
+        kept[fit.name] = described(keys[fit.name], fit, one)
     if fits:
-        _write_fits(folder / FITS, kept)
-    new = {fit.name: one.adapter for fit, one in zip(fits, fitted, strict=True)}
+        write_fits(folder / FITS, kept)
+    new = {fit.name: one.learnt for fit, one in zip(fits, fitted, strict=True)}
     return {name: new[name] if name in new else load_adapter(place(name), pretrained) for name in names}
 
 
-def _described(key: str, fit: Fit, fitted: Fitted) -> dict[str, Any]:
-    losses = [round(float(loss), 6) for loss in np.asarray(fitted.losses)]
-    return dict(key=key, num_examples=len(fit.inputs), losses=losses)
+def fit_of(store: TokenStore, name: str, few_shot: FewShot, setting: Setting) -> Fit:
+    """Reads what a task is fitted to.
+
+    Args:
+      store: the tokenised examples.
+      name: the task.
+      few_shot: which splits.
+      setting: how many shots, and which.
+
+    Returns:
+      The fit.
+
+    Raises:
+      InputError: as `fit_of_rows`.
+      UnknownNameError: if the task is not in a split.
+    """
+    held = few_shot.held
+    others = ((), ()) if held.split is None else _rows(store, name, held.split)
+    return fit_of_rows(name, *_rows(store, name, few_shot.split), setting, held, others)
 
 
-def _write_fits(path: pathlib.Path, tasks: Mapping[str, Any]) -> None:
+def _rows(store: TokenStore, name: str, split: str) -> tuple[Any, Any]:
+    """Reads inputs and targets of a task's split."""
+    examples = store.examples(name, split)
+    return examples.rows(range(len(examples)))
+
+
+def described(key: str, fit: Fit, fitted: Fitted) -> dict[str, Any]:
+    """Returns what the file of fits says about one.
+
+    Args:
+      key: hash of what made it.
+      fit: the fit.
+      fitted: what became of it.
+    """
+    rounded = lambda losses: [round(float(loss), 6) for loss in np.asarray(losses)]
+    found = dict(key=key, num_examples=len(fit.inputs), losses=rounded(fitted.losses))
+    if fitted.best_epoch is not None:
+        found |= dict(best_epoch=fitted.best_epoch, held_losses=rounded(fitted.held_losses))
+    return found
+
+
+def write_fits(path: pathlib.Path, tasks: Mapping[str, Any]) -> None:
+    """Writes the file of fits.
+
+    Args:
+      path: the file.
+      tasks: what is `described`, by task.
+    """
     write_whole(path, json.dumps(dict(tasks=tasks), indent=1) + "\n")
 
 
-def _read_fits(path: pathlib.Path) -> dict[str, Any]:
-    """Reads which adapters are whole, each with the key of what made it: an entry is written behind its adapter."""
+def read_fits(path: pathlib.Path) -> dict[str, Any]:
+    """Reads which fits are whole, each with the key of what made it: an entry is written behind what it describes.
+
+    Args:
+      path: the file.
+
+    Returns:
+      What is `described`, by task; nothing if the file is not there or damaged.
+    """
     try:
         tasks = json.loads(path.read_text("utf-8"))["tasks"]
         return {name: entry for name, entry in tasks.items() if isinstance(entry, dict)}
@@ -178,16 +258,38 @@ def _read_fits(path: pathlib.Path) -> dict[str, Any]:
         return {}  # not there, or damaged by hand: fitted again
 
 
-def _key(pretrained: Pretrained, store: TokenStore, name: str, few_shot: FewShot, setting: Setting) -> str:
+def key_of(
+    pretrained: Pretrained,
+    store: TokenStore,
+    name: str,
+    few_shot: FewShot,
+    setting: Setting,
+    made_of: Mapping[str, Any],
+) -> str:
+    """Hashes all that decides what a task's fit becomes.
+
+    Args:
+      pretrained: the model.
+      store: the tokenised examples.
+      name: the task.
+      few_shot: which examples, and how long.
+      setting: the setting.
+      made_of: what is trained, and by which optimizer: JSON values.
+
+    Returns:
+      Hexadecimal digits.
+    """
     schedule = dict(epochs=few_shot.schedule.epochs, batch_size=few_shot.schedule.batch_size)
-    return files.key_of(
-        dict(
-            version=VERSION,
-            weights_hash=pretrained.hash,
-            task=name,
-            examples=store.entry(name, few_shot.split).sha256,
-            lora=dataclasses.asdict(few_shot.lora),
-            schedule=schedule,
-            setting=dataclasses.asdict(setting),
-        )
+    if few_shot.held != NOTHING_HELD:
+        split = few_shot.held.split
+        others = None if split is None else store.entry(name, split).sha256
+        schedule |= dict(patience=few_shot.schedule.patience, held=dataclasses.asdict(few_shot.held), others=others)
+    identity = dict(
+        version=VERSION,
+        weights_hash=pretrained.hash,
+        task=name,
+        examples=store.entry(name, few_shot.split).sha256,
+        schedule=schedule,
+        setting=dataclasses.asdict(setting),
     )
+    return files.key_of(identity | dict(made_of))

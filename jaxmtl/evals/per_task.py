@@ -43,6 +43,35 @@ class Setting:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Held:
+    """What each fit holds out to find its best epoch: a part of its shots, or examples of another split.
+
+    Attributes:
+      share: share of the shots that is not learnt, at least one of two or more; 0 for none.
+      split: a split with the held-out examples: as many as there are shots, or all if it has fewer; None for none.
+
+    Raises:
+      InputError: if the share is no share below 1, or both are given.
+    """
+
+    share: float = 0.0
+    split: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise InputError(f"the share of shots to hold out is {self.share}; expected 0 or more, less than 1")
+        if self.share and self.split is not None:
+            raise InputError(f"held out are a share of {self.share} and split {self.split!r}; give one of the two")
+
+    def count(self, shots: int) -> int:
+        """Returns how many of a number of shots are not learnt."""
+        return min(shots - 1, max(1, round(self.share * shots))) if self.share and shots > 1 else 0
+
+
+NOTHING_HELD = Held()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskFit:
     """An adapter for a task.
 
@@ -89,6 +118,8 @@ def fit_adapters(
     seed: int = 0,
     targets: str | Sequence[str] = "q,v",
     split: str | None = None,
+    held: Held = NOTHING_HELD,
+    patience: int | None = None,
     preprocessing: Preprocessing = PREPROCESSING,
     progress: Progress | None = None,
 ) -> list[Adapter]:
@@ -106,6 +137,8 @@ def fit_adapters(
       seed: decides starts, orders and dropout.
       targets: which layers, see `jaxmtl.adapters.targets.matching`.
       split: the split that is learnt; all examples of a task if None.
+      held: what is held out to find each task's best epoch, which is kept; by default nothing, and the last is kept.
+      patience: epochs in a row without a lower held-out loss after which a task stops; None never stops.
       preprocessing: how examples become ids.
       progress: told after each step.
 
@@ -119,9 +152,9 @@ def fit_adapters(
     """
     lora = LoRA(rank=rank, alpha=alpha, targets=targets, dropout=dropout)
     how = Setting(seed=seed, learning_rate=learning_rate)
-    schedule = Schedule(epochs=epochs, batch_size=batch_size)
-    options: dict[str, Any] = dict(split=split, preprocessing=preprocessing, progress=progress)
-    return [one.fitted.adapter for one in fit_settings(pretrained, tasks, [how], lora, schedule, **options)]
+    schedule = Schedule(epochs=epochs, batch_size=batch_size, patience=patience)
+    options: dict[str, Any] = dict(split=split, held=held, preprocessing=preprocessing, progress=progress)
+    return [one.fitted.learnt for one in fit_settings(pretrained, tasks, [how], lora, schedule, **options)]
 
 
 def fit_settings(
@@ -132,6 +165,7 @@ def fit_settings(
     schedule: Schedule,
     *,
     split: str | None = None,
+    held: Held = NOTHING_HELD,
     preprocessing: Preprocessing = PREPROCESSING,
     optimizer: AdamW = ADAMW,
     progress: Progress | None = None,
@@ -145,6 +179,7 @@ def fit_settings(
       lora: what the adapters are made of.
       schedule: how long and in which portions.
       split: the split that is learnt; all examples of a task if None.
+      held: what is held out to find the best epoch.
       preprocessing: how examples become ids.
       optimizer: turns gradients into updates.
       progress: told after each step.
@@ -155,7 +190,7 @@ def fit_settings(
     Raises:
       InputError: as `fit_adapters`, or if a task has fewer examples than a setting asks for.
     """
-    fits = [fit for task in _named_apart(tasks) for fit in _fits(pretrained, task, how, split, preprocessing)]
+    fits = [fit for task in _named_apart(tasks) for fit in _fits(pretrained, task, how, split, held, preprocessing)]
     options: dict[str, Any] = dict(optimizer=optimizer, mesh=mesh_of(pretrained.params), progress=progress)
     found = fit_all(pretrained.module, pretrained.params, fits, lora, schedule, **options)
     pairs = itertools.product(tasks, how)
@@ -166,15 +201,30 @@ def fit_settings(
 
 
 def _fits(
-    pretrained: Pretrained, task: TaskSpec, how: Sequence[Setting], split: str | None, preprocessing: Preprocessing
+    pretrained: Pretrained,
+    task: TaskSpec,
+    how: Sequence[Setting],
+    split: str | None,
+    held: Held,
+    preprocessing: Preprocessing,
 ) -> Iterator[Fit]:
     """Tokenises a task's examples once and gives each setting its own."""
+    tokenise = lambda examples: tokenise_examples(task, examples, preprocessing, tokenizer_of(pretrained))
     examples: Sequence[Example] = task.examples if split is None else task.split(split)
-    rows = tokenise_examples(task, examples, preprocessing, tokenizer_of(pretrained))
-    return (fit_of_rows(task.name, rows.inputs, rows.targets, setting) for setting in how)
+    rows = tokenise(examples)
+    others = None if held.split is None else tokenise(task.split(held.split))
+    further = ((), ()) if others is None else (others.inputs, others.targets)
+    return (fit_of_rows(task.name, rows.inputs, rows.targets, setting, held, further) for setting in how)
 
 
-def fit_of_rows(name: str, inputs: Sequence[Ids], targets: Sequence[Ids], setting: Setting) -> Fit:
+def fit_of_rows(
+    name: str,
+    inputs: Sequence[Ids],
+    targets: Sequence[Ids],
+    setting: Setting,
+    held: Held = NOTHING_HELD,
+    others: tuple[Sequence[Ids], Sequence[Ids]] = ((), ()),
+) -> Fit:
     """Chooses the shots of a setting among a task's examples.
 
     Args:
@@ -182,19 +232,35 @@ def fit_of_rows(name: str, inputs: Sequence[Ids], targets: Sequence[Ids], settin
       inputs: token ids of each example.
       targets: token ids of each example.
       setting: how the task is fitted.
+      held: what is held out.
+      others: inputs and targets of the task in the held-out split, if there is one.
 
     Returns:
       What is to be fitted.
 
     Raises:
-      InputError: if the task has fewer examples than shots.
+      InputError: if the task has fewer examples than shots, or none in the held-out split.
     """
     if (setting.shots or 0) > len(inputs):
         raise InputError(f"task {name}: {setting.shots} shots asked for, but it has {len(inputs)} examples")
-    chosen = seeded_subset(range(len(inputs)), setting.shots, setting.seed, name, "shots")
-    own_inputs, own_targets = ([column[index] for index in chosen] for column in (inputs, targets))
-    rate = setting.learning_rate
-    return Fit(name=name, inputs=own_inputs, targets=own_targets, learning_rate=rate, seed=setting.seed)
+    if held.split is not None and not others[0]:
+        raise InputError(f"task {name}: no examples in split {held.split!r}, from which its best epoch is to be found")
+    drawn = seeded_subset(range(len(inputs)), setting.shots, setting.seed, name, "shots")
+    learnt = len(drawn) - held.count(len(drawn))
+    wanted = min(len(drawn), len(others[0]))
+    further = seeded_subset(range(len(others[0])), wanted, setting.seed, name, "held-out shots")
+    columns = zip((inputs, targets), others, strict=True)
+    held_rows = [[own[i] for i in drawn[learnt:]] + [other[i] for i in further] for own, other in columns]
+    own_inputs, own_targets = ([column[index] for index in drawn[:learnt]] for column in (inputs, targets))
+    return Fit(
+        name=name,
+        inputs=own_inputs,
+        targets=own_targets,
+        learning_rate=setting.learning_rate,
+        seed=setting.seed,
+        held_inputs=held_rows[0],
+        held_targets=held_rows[1],
+    )
 
 
 def _named_apart(tasks: Sequence[TaskSpec]) -> Sequence[TaskSpec]:

@@ -35,6 +35,25 @@ def forward(config: Any, source: ArrayLike, target: ArrayLike) -> np.ndarray:
     raise InputError(f"the operations of a {type(config).__name__} cannot be counted; register it in models/flops.py")
 
 
+def without_output(config: Any, source: ArrayLike, target: ArrayLike) -> np.ndarray:
+    """Counts as `forward`, but for the output layer: where logits are made for real tokens alone, padding has none.
+
+    Args:
+      config: sizes of a model that writes texts.
+      source: S, tokens of the padded input; any shape.
+      target: T, tokens of the padded target; a shape that broadcasts with `source`.
+
+    Returns:
+      float64, operations.
+    """
+    return forward(config, source, target) - _output(config, np.asarray(target, np.float64))
+
+
+def _output(config: Any, target: np.ndarray) -> np.ndarray:
+    width = config.token_dim if isinstance(config, GPTConfig) else config.embed_dim
+    return target * 2 * width * config.vocab_size
+
+
 @forward.register
 def _(config: RobertaConfig, source: ArrayLike, target: ArrayLike) -> np.ndarray:
     # Heads need next to nothing: what a row costs does not depend on its labels.
@@ -52,8 +71,7 @@ def _(config: GPTConfig, source: ArrayLike, target: ArrayLike) -> np.ndarray:
     attention = 4 * width * (source * source + target * (source + target))
     # Where tokens have another width, one kernel leads to the model's and one, for the output, back.
     projected = 2 * width * config.token_dim * (tokens + target) if config.token_dim != width else 0
-    output = target * 2 * config.token_dim * config.vocab_size
-    return config.num_layers * (tokens * per_token + attention) + projected + output
+    return config.num_layers * (tokens * per_token + attention) + projected + _output(config, target)
 
 
 @forward.register
@@ -80,7 +98,7 @@ def _encoder_decoder(
         + sizes.attention(target, target)
         + sizes.attention(target, source)
     )
-    return encoder + decoder + target * 2 * config.embed_dim * config.vocab_size
+    return encoder + decoder + _output(config, target)
 
 
 class _Sizes:

@@ -22,7 +22,7 @@ from jaxmtl.types import InputError
 class FusionLoss:
     """The objective of FiD-ICL: predict each query's target from the supports' states and the query's own.
 
-    The supports belong to the whole batch: it must not be cut into microbatches.
+    The supports belong to the whole batch: it cannot be cut into microbatches, which `step.train_step` refuses.
 
     Attributes:
       z_loss: see `objectives.cross_entropy`.

@@ -4,15 +4,27 @@ Letters in shapes: B rows of a batch, S input length, T target length.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from jaxmtl.feed.shapes import Shapes, cheapest_shapes
+from jaxmtl.tasks.answers import IGNORED
 from jaxmtl.tasks.fewshot import seeded_order
 from jaxmtl.types import Batch, InputError
 
 Ids = Sequence[int] | np.ndarray
+
+
+def alike(targets: Ids) -> np.ndarray:
+    """Gives every target token the weight 1."""
+    return np.ones(len(targets))
+
+
+def as_labels(targets: Ids) -> np.ndarray:
+    """Gives the labels of an example weights that add up to 1; 0 where there is no label."""
+    counted = np.asarray(targets) != IGNORED
+    return counted / max(1, np.count_nonzero(counted))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +37,10 @@ class Fit:
       targets: token ids of each example.
       learning_rate: the rate of every step.
       seed: decides the start, the order of rows and dropout.
+      held_inputs: token ids of examples that are not learnt: their loss after each epoch says which epoch is the best.
+      held_targets: token ids of each of them.
+      weigh: maps targets to what each counts: `alike` for token ids; `as_labels` for labels, whose examples count
+        the same.
 
     Raises:
       InputError: if there are not as many inputs as targets.
@@ -35,12 +51,23 @@ class Fit:
     targets: Sequence[Ids]
     learning_rate: float
     seed: int = 0
+    held_inputs: Sequence[Ids] = ()
+    held_targets: Sequence[Ids] = ()
+    weigh: Callable[[Ids], np.ndarray] = alike
 
     def __post_init__(self) -> None:
-        if len(self.inputs) != len(self.targets):
-            raise InputError(
-                f"{self.name}: {len(self.inputs)} inputs but {len(self.targets)} targets; expected as many"
-            )
+        columns = dict(learnt=(self.inputs, self.targets), held=(self.held_inputs, self.held_targets))
+        for kind, (inputs, targets) in columns.items():
+            if len(inputs) != len(targets):
+                raise InputError(
+                    f"{self.name}: {len(inputs)} {kind} inputs but {len(targets)} targets; expected as many"
+                )
+
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """Returns input and target length of each example, learnt or held out."""
+        inputs, targets = [*self.inputs, *self.held_inputs], [*self.targets, *self.held_targets]
+        return [(len(source), len(target)) for source, target in zip(inputs, targets, strict=True)]
 
     def steps(self, epochs: int, batch_size: int) -> list[list[int]]:
         """Lists the examples of every step: in each epoch all of them once, the last batch as small as it is.
@@ -68,14 +95,15 @@ class Row:
       place: its place in the fit's batch.
       inputs: its token ids.
       targets: its target ids.
-      weight: what each target token counts: one over the target tokens of the fit's batch.
+      weight: what each target counts, one number or float [t]: one over the target tokens of the fit's batch; see
+        `Fit.weigh`.
     """
 
     slot: int
     place: int
     inputs: Ids
     targets: Ids
-    weight: float
+    weight: float | np.ndarray
 
 
 def rows_of_step(fits: Sequence[Fit], steps: Sequence[Sequence[Sequence[int]]], step: int) -> list[Row]:
@@ -92,9 +120,31 @@ def rows_of_step(fits: Sequence[Fit], steps: Sequence[Sequence[Sequence[int]]], 
     rows = []
     for slot, (fit, own) in enumerate(zip(fits, steps, strict=True)):
         chosen = own[step] if step < len(own) else ()
-        weight = 1.0 / max(1, sum(len(fit.targets[index]) for index in chosen))
-        rows += [Row(slot, place, fit.inputs[i], fit.targets[i], weight) for place, i in enumerate(chosen)]
+        rows += _weighted(fit, slot, [(fit.inputs[index], fit.targets[index]) for index in chosen])
     return rows
+
+
+def held_rows(fits: Sequence[Fit], slots: Iterable[int]) -> list[Row]:
+    """Lists the examples that some fits hold out.
+
+    Args:
+      fits: those that are trained together.
+      slots: places of those whose rows are wanted.
+
+    Returns:
+      The rows.
+    """
+    rows = []
+    for slot in slots:
+        rows += _weighted(fits[slot], slot, list(zip(fits[slot].held_inputs, fits[slot].held_targets, strict=True)))
+    return rows
+
+
+def _weighted(fit: Fit, slot: int, pairs: Sequence[tuple[Ids, Ids]]) -> list[Row]:
+    """Makes rows whose weights add up to 1."""
+    weights = [fit.weigh(targets) for _, targets in pairs]
+    total = max(sum(float(own.sum()) for own in weights), 1e-9)  # examples without any label have none to divide
+    return [Row(slot, place, *pair, own / total) for place, (pair, own) in enumerate(zip(pairs, weights, strict=True))]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Many adapters trained at once on one frozen model: one program, one state whose leaves have a fit along axis 0.
+"""Many fits trained at once: one program, one state whose leaves have a fit along axis 0.
 
-A step of all fits is many batches of rows: rows of any fits share a batch, each uses its own adapter, and the gradients
-of a fit's rows add up in its own place. What a fit becomes depends on its own rows, rate and seed alone.
+A step of all fits is many batches of rows: rows of any fits share a batch, each uses what is its fit's own (see
+`tuning`), and the gradients of a fit's rows add up in its own place. What a fit becomes depends on its own rows, rate
+and seed alone.
 Letters in shapes: N fits, B rows.
 """
 
@@ -18,12 +19,12 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from jaxmtl.adapters import rows
-from jaxmtl.adapters.lora import SCALINGS, LoRA, init_tree, scaled
-from jaxmtl.adapters.targets import matching
+from jaxmtl.models.initial import abstract_params
 from jaxmtl.tasks.fewshot import stable_hash
 from jaxmtl.training.fit_rows import Fit
-from jaxmtl.training.objectives import EncoderDecoderLoss, Objective
+from jaxmtl.training.objectives import Losses, Objective
+from jaxmtl.training.optim import adafactor
+from jaxmtl.training.tuning import Tuning
 
 _SHARED = PartitionSpec()
 _BY_FIT = PartitionSpec(("data", "fsdp"))
@@ -34,7 +35,7 @@ class FitState:
     """Fits in training.
 
     Attributes:
-      tree: their adapters; float32 leaves [N, ...].
+      tree: what they train; float32 leaves [N, ...].
       moments: the optimizer's state of each, leaves [N, ...].
       keys: random keys [N], for dropout.
     """
@@ -77,11 +78,32 @@ class AdamW:
     weight_decay: float = 0.0
     max_norm: float | None = 1.0
 
-    def transform(self) -> optax.GradientTransformation:
-        """Builds what turns gradients into updates."""
+    def transform(self, stacked: Any) -> optax.GradientTransformation:
+        """Builds what turns a fit's gradients into updates; `stacked` makes no difference."""
         clip = optax.identity() if self.max_norm is None else optax.clip_by_global_norm(self.max_norm)
         adam = optax.scale_by_adam(self.b1, self.b2, self.epsilon)
         return optax.chain(clip, adam, optax.add_decayed_weights(self.weight_decay))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adafactor:
+    """Adafactor without its learning rate, which belongs to a fit; see `optim.adafactor`, whose defaults it has.
+
+    Attributes:
+      max_norm: a fit's gradient of a larger global norm is scaled down to it; None never clips.
+
+    Source: Shazeer & Stern 2018, algorithm 4; the optimizer of methods 3.6's Simple FT.
+    """
+
+    max_norm: float | None = None
+
+    def transform(self, stacked: Any) -> optax.GradientTransformation:
+        """Builds what turns a fit's gradients into updates; `stacked` is True on leaves that stack layers."""
+        inner = adafactor(lambda step: jnp.ones(()), stacked, max_norm=self.max_norm)
+        return optax.chain(inner, optax.scale(-1.0))  # a fit subtracts its updates
+
+
+Optimizer = AdamW | Adafactor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,33 +112,37 @@ class FitProgram:
 
     Attributes:
       module: the model.
-      lora: what the adapters are made of.
+      tuning: what a fit trains.
       optimizer: turns gradients into updates.
-      objective: scores a batch.
       mesh: devices that share the fits; the default device if None.
     """
 
     module: nn.Module
-    lora: LoRA
-    optimizer: AdamW = AdamW()
-    objective: Objective = EncoderDecoderLoss()
+    tuning: Tuning
+    optimizer: Optimizer = AdamW()
     mesh: Mesh | None = None
 
-    def start(self, fits: Sequence[Fit]) -> FitState:
+    def start(self, params: Any, fits: Sequence[Fit]) -> FitState:
         """Makes the state before the first step.
 
         Args:
+          params: the model's parameters.
           fits: N of them, as many on each device.
 
         Returns:
           The state; a fit's start depends on its seed and its name alone.
         """
-        return jax.device_put(_start(self, jnp.stack([fit_key(fit) for fit in fits])), self.place)
+        return jax.device_put(_start(self, params, jnp.stack([fit_key(fit) for fit in fits])), self.place)
 
     def shapes(self, count: int) -> FitState:
         """Returns the shapes of a state of `count` fits; nothing is allocated."""
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), count))
-        return jax.eval_shape(functools.partial(_start, self), keys)
+        return jax.eval_shape(functools.partial(_start, self), nn.unbox(abstract_params(self.module)), keys)
+
+    @functools.cached_property
+    def objective(self) -> Objective:
+        """Scores a batch."""
+        return self.tuning.objective(self.module)
 
     def zeros(self, state: FitState) -> FitSums:
         """Makes the sums before the first batch of a step."""
@@ -151,6 +177,33 @@ class FitProgram:
         """
         return _update(self, state, sums, rates, active)
 
+    def score(self, params: Any, state: FitState, losses: jax.Array, batch: Mapping[str, np.ndarray]) -> jax.Array:
+        """Adds the losses of a batch of rows that are not learnt; nothing is dropped.
+
+        Args:
+          params: the model's parameters.
+          state: the fits.
+          losses: float32 [N], what the batches before this one gave; its memory is taken over.
+          batch: what `RowBatches.cut` gave.
+
+        Returns:
+          The new sums.
+        """
+        return _score(self, params, state.tree, losses, jax.device_put(dict(batch), self.place))
+
+    def replaced(self, tree: Any, other: Any, chosen: np.ndarray) -> Any:
+        """Replaces what some fits train by another.
+
+        Args:
+          tree: leaves [N, ...]; its memory is taken over.
+          other: leaves [N, ...].
+          chosen: bool [N], which ones.
+
+        Returns:
+          The new tree.
+        """
+        return _replaced(tree, other, chosen)
+
     @property
     def config(self) -> Any:
         """The model's config."""
@@ -164,15 +217,18 @@ class FitProgram:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _start(program: FitProgram, keys: jax.Array) -> FitState:
-    layers = matching(program.module, program.lora.targets)
-
+def _start(program: FitProgram, params: Any, keys: jax.Array) -> FitState:
     def one(key: jax.Array) -> FitState:
         init_key, drop_key = jax.random.split(key)
-        tree = init_tree(layers, program.lora.rank, init_key)
-        return FitState(tree=tree, moments=program.optimizer.transform().init(tree), keys=drop_key)
+        tree = program.tuning.start(program.module, params, init_key)
+        return FitState(tree=tree, moments=_transform(program, tree).init(tree), keys=drop_key)
 
     return jax.vmap(one)(keys)
+
+
+def _transform(program: FitProgram, tree: Any) -> optax.GradientTransformation:
+    """Builds the optimizer of one fit's tree."""
+    return program.optimizer.transform(program.tuning.stacked(program.module, tree))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
@@ -187,27 +243,45 @@ def _add(program: FitProgram, params: Any, state: FitState, sums: FitSums, step:
 def _add_on_device(
     program: FitProgram, params: Any, state: FitState, sums: FitSums, step: jax.Array, batch: Any
 ) -> FitSums:
-    slots, lora = batch["slots"], program.lora
+    slots, tuning = batch["slots"], program.tuning
     keys = _row_keys(jnp.take(state.keys, slots), step, batch["places"])
 
     def objective(own: Any) -> tuple[jax.Array, jax.Array]:
-        adapters = rows.collection(scaled(own, SCALINGS[lora.scaling](lora.alpha, lora.rank)))
-        if lora.dropout:
-            adapters = rows.with_dropout(adapters, keys, lora.dropout)
-        losses = program.objective(program.module, rows.variables(params, adapters), batch, dropout_key=None)
+        losses = _losses(program, tuning.variables(params, own, keys), batch)
         return losses.objective.sum(), losses.loss.sum(axis=-1)
 
-    grads, loss = jax.grad(objective, has_aux=True)(rows.take(state.tree, slots))
-    add = lambda total, part: total.at[slots].add(part)
-    return FitSums(grads=jax.tree.map(add, sums.grads, grads), loss=add(sums.loss, loss))
+    grads, loss = jax.grad(objective, has_aux=True)(tuning.own(state.tree, slots))
+    return FitSums(grads=tuning.add(sums.grads, grads, slots), loss=sums.loss.at[slots].add(loss))
+
+
+def _losses(program: FitProgram, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Losses:
+    """Scores a batch; the heads of a model are those of its fits."""
+    return program.objective(program.module, variables, {**batch, "task_ids": batch["slots"]}, dropout_key=None)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
+def _score(program: FitProgram, params: Any, tree: Any, losses: jax.Array, batch: Any) -> jax.Array:
+    def add(params: Any, tree: Any, losses: jax.Array, batch: Any) -> jax.Array:
+        own = program.tuning.own(tree, batch["slots"])
+        found = _losses(program, program.tuning.variables(params, own, None), batch)
+        return losses.at[batch["slots"]].add(found.loss.sum(axis=-1))
+
+    if program.mesh is not None:
+        specs = (_SHARED, _BY_FIT, _BY_FIT, _BY_FIT)
+        add = jax.shard_map(add, mesh=program.mesh, in_specs=specs, out_specs=_BY_FIT, check_vma=False)
+    return add(params, tree, losses, batch)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _replaced(tree: Any, other: Any, chosen: jax.Array) -> Any:
+    one = lambda is_chosen, old, new: jax.tree.map(lambda a, b: jnp.where(is_chosen, b, a), old, new)
+    return jax.vmap(one)(chosen, tree, other)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _update(program: FitProgram, state: FitState, sums: FitSums, rates: jax.Array, active: jax.Array) -> FitState:
-    transform = program.optimizer.transform()
-
     def one(tree: Any, moments: Any, grads: Any, rate: jax.Array, is_active: jax.Array) -> tuple[Any, Any]:
-        updates, after = transform.update(grads, moments, tree)
+        updates, after = _transform(program, tree).update(grads, moments, tree)
         moved = jax.tree.map(lambda leaf, change: leaf - rate * change, tree, updates)
         keep = lambda new, old: jnp.where(is_active, new, old)
         return jax.tree.map(keep, moved, tree), jax.tree.map(keep, after, moments)

@@ -1,4 +1,4 @@
-"""Fits any number of adapters, as many at a time as memory holds.
+"""Fits any number of adapters, whole models or heads, as many at a time as memory holds.
 
 Letters in shapes: N fits trained together.
 """
@@ -6,7 +6,7 @@ Letters in shapes: N fits trained together.
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -16,13 +16,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxmtl.adapters import rows
-from jaxmtl.adapters.lora import Adapter, LoRA
-from jaxmtl.models import flops
+from jaxmtl.adapters.lora import LoRA
 from jaxmtl.models.lengths import check_room
 from jaxmtl.models.stack import unrolled_on_cpus
 from jaxmtl.partitioning import replicated
-from jaxmtl.training.fit_rows import Fit, RowBatches, row_batches, rows_of_step
-from jaxmtl.training.fits import AdamW, FitProgram, FitState
+from jaxmtl.training.best_epochs import BestEpochs, HeldLoss
+from jaxmtl.training.fit_rows import Fit, Row, RowBatches, held_rows, row_batches, rows_of_step
+from jaxmtl.training.fits import AdamW, FitProgram, FitState, Optimizer
+from jaxmtl.training.tuning import LowRankTuning, Tuning
 from jaxmtl.types import InputError, Progress
 
 CELLS_ON_CPU, CELLS = 2048, 16384
@@ -43,6 +44,8 @@ class Schedule:
         device if None.
       num_shapes: most shapes that batches are padded to, each of which is compiled once.
       most_fits: most fits trained together; as many as memory holds if None.
+      patience: epochs in a row without a lower held-out loss after which a fit stops; None never stops. Fits that hold
+        examples out keep their best epoch either way, others their last.
     """
 
     epochs: int = 5
@@ -50,9 +53,10 @@ class Schedule:
     tokens: int | None = None
     num_shapes: int = 6
     most_fits: int | None = None
+    patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "tokens", "num_shapes"):
+        for name in ("batch_size", "tokens", "num_shapes", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; expected 1 or more")
@@ -65,12 +69,17 @@ class Fitted:
     """What became of a fit.
 
     Attributes:
-      adapter: the adapter behind the last step.
+      learnt: what the fit has become, an `Adapter`, the parameters of a whole model or those of a head: after its best
+        epoch on held-out examples, or after the last step where there are none.
       losses: float32 [steps], mean negative log-likelihood of each step's target tokens before its update, in nats.
+      held_losses: float32 [epochs], that of the held-out target tokens after each epoch; none without such examples.
+      best_epoch: that epoch, from 1; None without held-out examples.
     """
 
-    adapter: Adapter
+    learnt: Any
     losses: np.ndarray
+    held_losses: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, np.float32))
+    best_epoch: int | None = None
 
 
 def fit_all(
@@ -80,7 +89,7 @@ def fit_all(
     lora: LoRA,
     schedule: Schedule,
     *,
-    optimizer: AdamW = ADAMW,
+    optimizer: Optimizer = ADAMW,
     mesh: Mesh | None = None,
     progress: Progress | None = None,
 ) -> list[Fitted]:
@@ -104,27 +113,62 @@ def fit_all(
         splits the model itself.
       UnknownNameError: if a target matches no layer.
     """
-    program = FitProgram(unrolled_on_cpus(module), lora, optimizer, mesh=_checked(mesh))
+    options: dict[str, Any] = dict(optimizer=optimizer, mesh=mesh, progress=progress)
+    found = dict(fit_each(module, params, fits, LowRankTuning(lora), schedule, **options))
+    return [found[index] for index in range(len(fits))]
+
+
+def fit_each(
+    module: nn.Module,
+    params: Any,
+    fits: Sequence[Fit],
+    tuning: Tuning,
+    schedule: Schedule,
+    *,
+    optimizer: Optimizer = ADAMW,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[int, Fitted]]:
+    """Trains fits of any kind and gives each as soon as it is done, so that whole models need not be kept together.
+
+    Args:
+      module: the model.
+      params: its parameters, which stay as they are.
+      fits: as in `fit_all`.
+      tuning: what a fit trains.
+      schedule: as in `fit_all`.
+      optimizer: as in `fit_all`.
+      mesh: as in `fit_all`; only adapters can share devices.
+      progress: as in `fit_all`.
+
+    Yields:
+      The place of a fit and what became of it, the fits with the most examples first.
+
+    Raises:
+      InputError: as `fit_all`, or if fits that are no adapters are to share a mesh.
+    """
+    program = FitProgram(unrolled_on_cpus(module), tuning, optimizer, mesh=_checked(mesh, tuning))
     for fit in fits:
-        check_room(program.config, map(len, fit.inputs), map(len, fit.targets), fit.name)
+        inputs, targets = ([pair[side] for pair in fit.lengths] for side in (0, 1))
+        check_room(program.config, inputs, targets, fit.name)
     devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
-    order = sorted(range(len(fits)), key=lambda index: -len(fits[index].inputs))  # of like size together
-    found: dict[int, Fitted] = {}
+    order = range(len(fits))
+    if tuning.most_fits != len(fits):  # heads are in the order of their tasks
+        order = sorted(order, key=lambda index: -len(fits[index].inputs))  # of like size together
     count = _Counter(sum(len(fit.steps(schedule.epochs, schedule.batch_size)) for fit in fits), progress)
-    chunks = list(_chunks(order, _most_fits(program, schedule) * devices))
+    chunks = list(_chunks(order, _most_fits(program, schedule, fits) * devices))
     groups = [_Group([fits[index] for index in chunk], schedule, devices) for chunk in chunks]
-    batches = _batches(program.config, groups, schedule)
+    batches = _batches(program, groups, schedule)
     params = params if mesh is None else jax.device_put(params, replicated(mesh))
     for chunk, group in zip(chunks, groups, strict=True):
-        found |= zip(chunk, _train(program, params, group, batches, count), strict=True)
-    return [found[index] for index in range(len(fits))]
+        yield from zip(chunk, _train(program, params, group, batches, count), strict=True)
 
 
 class _Group:
     """Fits that are trained together, as many on each device; copies of the first without examples fill up."""
 
     def __init__(self, fits: Sequence[Fit], schedule: Schedule, devices: int) -> None:
-        empty = dataclasses.replace(fits[0], inputs=(), targets=())
+        empty = dataclasses.replace(fits[0], inputs=(), targets=(), held_inputs=(), held_targets=())
         self.count = len(fits)
         self.fits = [*fits, *[empty] * (-len(fits) % devices)]
         self.steps = [fit.steps(schedule.epochs, schedule.batch_size) for fit in self.fits]
@@ -134,69 +178,114 @@ class _Group:
     def num_steps(self) -> int:
         return max(map(len, self.steps))
 
-    def rows(self, step: int) -> list[list]:
+    def rows(self, step: int) -> list[list[Row]]:
         """Returns each device's rows of a step."""
+        return [rows_of_step(self.fits[part], self.steps[part], step) for part in self._parts()]
+
+    def held_rows(self, slots: Collection[int]) -> list[list[Row]]:
+        """Returns each device's rows that the fits in some places hold out."""
+        own = lambda part: [slot - part.start for slot in slots if part.start <= slot < part.stop]
+        return [held_rows(self.fits[part], own(part)) for part in self._parts()]
+
+    def _parts(self) -> list[slice]:
         size = len(self.fits) // self.devices
-        parts = (slice(start, start + size) for start in range(0, len(self.fits), size))
-        return [rows_of_step(self.fits[part], self.steps[part], step) for part in parts]
+        return [slice(start, start + size) for start in range(0, len(self.fits), size)]
+
+    def ending_epoch(self, step: int) -> list[int]:
+        """Returns the places of the fits with held-out examples whose epoch ends with a step."""
+        length = lambda fit: -(-len(fit.inputs) // self.schedule.batch_size)
+        is_end = lambda slot, fit: fit.held_inputs and step < len(self.steps[slot]) and not (step + 1) % length(fit)
+        return [slot for slot, fit in enumerate(self.fits) if is_end(slot, fit)]
+
+    def stop(self, slots: Collection[int], step: int) -> int:
+        """Ends fits behind a step: their rows leave the batches. Returns the number of steps that are saved."""
+        saved = sum(len(self.steps[slot]) - step - 1 for slot in slots)
+        for slot in slots:
+            self.steps[slot] = self.steps[slot][: step + 1]
+        return saved
 
     def active(self, step: int) -> np.ndarray:
         """Returns bool [N], which fits have this step."""
         return np.array([step < len(own) for own in self.steps])
 
     def most_rows(self) -> int:
-        """Returns the most rows that any step gives a device."""
-        return max((len(share) for step in range(self.num_steps) for share in self.rows(step)), default=0)
+        """Returns the most rows that any step, or all that is held out, gives a device."""
+        learnt = (len(share) for step in range(self.num_steps) for share in self.rows(step))
+        return max(*map(len, self.held_rows(range(len(self.fits)))), *learnt, 0)
 
 
-def _batches(config: Any, groups: Sequence[_Group], schedule: Schedule) -> RowBatches | None:
+def _batches(program: FitProgram, groups: Sequence[_Group], schedule: Schedule) -> RowBatches | None:
     """Chooses shapes for all steps of all groups, so that each is compiled once; None if there is no row."""
-    pairs = [pair for group in groups for fit in group.fits for pair in zip(fit.inputs, fit.targets, strict=True)]
     most_rows = max((group.most_rows() for group in groups), default=0)
     if not most_rows:
         return None
-    lengths = np.array([(len(source), len(target)) for source, target in pairs])
+    lengths = np.array([pair for group in groups for fit in group.fits for pair in fit.lengths])
     tokens = schedule.tokens or (CELLS_ON_CPU if jax.default_backend() == "cpu" else CELLS)
     sizes = dict(tokens=tokens, num_shapes=schedule.num_shapes, most_rows=most_rows)
-    return row_batches(lengths, **sizes, cost=functools.partial(flops.forward, config), pad_id=config.pad_id)
+    cost = functools.partial(program.tuning.cost, program.config)
+    return row_batches(lengths, **sizes, cost=cost, pad_id=program.config.pad_id)
 
 
 def _train(
     program: FitProgram, params: Any, group: _Group, batches: RowBatches | None, count: "_Counter"
 ) -> list[Fitted]:
     """Trains the fits of a group to their ends."""
-    state, losses = program.start(group.fits), []
+    state, losses = program.start(params, group.fits), []
     if batches is None:
-        return _results(program, state, group, losses)
+        return _results(program, state.tree, group, losses)
+    best = BestEpochs(program, len(group.fits), group.schedule.patience, _held_loss(program, params, group, batches))
     rates = jnp.array([fit.learning_rate for fit in group.fits], jnp.float32)
-    for step in range(group.num_steps):
+    step = 0
+    while step < group.num_steps:
         sums = program.zeros(state)
         for batch in batches.cut(group.rows(step)):
             sums = program.add(params, state, sums, step, batch)
         losses.append(sums.loss)
         state = program.update(state, sums, rates, group.active(step))
-        count.add(group.active(step).sum())
-        _check_finite(group, losses, step)
-    return _results(program, state, group, losses)
+        done = group.active(step).sum()
+        if ended := group.ending_epoch(step):
+            count.drop(group.stop(best.after_epoch(state, ended), step))
+        count.add(done)
+        # The loss of the step before: waiting for this one would leave the device without work.
+        _check_finite(group, losses, step - 1)
+        step += 1
+    _check_finite(group, losses, step - 1)
+    return _results(program, best.chosen(state), group, losses, best)
 
 
-def _results(program: FitProgram, state: FitState, group: _Group, losses: Sequence[jax.Array]) -> list[Fitted]:
+def _held_loss(program: FitProgram, params: Any, group: _Group, batches: RowBatches) -> HeldLoss:
+    """Returns what measures the examples that fits hold out."""
+
+    def measure(state: FitState, slots: list[int]) -> np.ndarray:
+        losses = program.zeros(state).loss
+        for batch in batches.cut(group.held_rows(slots)):
+            losses = program.score(params, state, losses, batch)
+        return np.asarray(losses)
+
+    return measure
+
+
+def _results(
+    program: FitProgram, tree: Any, group: _Group, losses: Sequence[jax.Array], best: BestEpochs | None = None
+) -> list[Fitted]:
+    """Takes the trees of a group, leaves [N, ...], apart."""
     table = np.array(jax.device_get(losses)).reshape(len(losses), len(group.fits))
-    lora = program.lora
-    tree = jax.device_get(state.tree)
+    tree = jax.device_get(tree)
     finite = [np.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(tree)]
-    _refuse(group, ~np.all(finite, axis=0), "the adapter is not finite after the last step")
-    trees = rows.unstack(tree, group.count)
-    made = lambda tree: Adapter(tree=tree, rank=lora.rank, alpha=lora.alpha, scaling=lora.scaling)
-    return [Fitted(made(tree), table[: len(group.steps[n]), n]) for n, tree in enumerate(trees)]
+    _refuse(group, ~np.all(finite, axis=0), "what was learnt is not finite after the last step")
+    found = []
+    for slot, own in enumerate(rows.unstack(tree, group.count)):
+        held: dict[str, Any] = {}
+        if best is not None:
+            held = dict(held_losses=np.array(best.losses[slot], np.float32), best_epoch=best.found[slot].step)
+        found.append(Fitted(program.tuning.result(own), table[: len(group.steps[slot]), slot], **held))
+    return found
 
 
 def _check_finite(group: _Group, losses: Sequence[jax.Array], step: int) -> None:
-    """Looks at the loss of the step before: waiting for this one would leave the device without work."""
-    is_last = step + 1 == group.num_steps
-    for number in range(max(0, step - 1), step + 1 if is_last else step):
-        bad = ~np.isfinite(np.asarray(losses[number]))
-        _refuse(group, bad, f"the loss is not finite at step {number + 1}")
+    """Refuses a loss of a step, from 0, that is not finite."""
+    if step >= 0:
+        _refuse(group, ~np.isfinite(np.asarray(losses[step])), f"the loss is not finite at step {step + 1}")
 
 
 def _refuse(group: _Group, bad: np.ndarray, what: str) -> None:
@@ -206,7 +295,9 @@ def _refuse(group: _Group, bad: np.ndarray, what: str) -> None:
         raise InputError(f"{what} in {bad.sum()} of {group.count} fits: {names}; lower their learning rate")
 
 
-def _checked(mesh: Mesh | None) -> Mesh | None:
+def _checked(mesh: Mesh | None, tuning: Tuning) -> Mesh | None:
+    if mesh is not None and tuning.most_fits is not None:
+        raise InputError("a mesh of devices is for fitting adapters; whole models and heads are fitted on one device")
     if mesh is not None and mesh.shape["tensor"] > 1:
         raise InputError(
             f"the mesh has tensor={mesh.shape['tensor']}; fits share devices along data and fsdp alone: use tensor=1"
@@ -215,7 +306,7 @@ def _checked(mesh: Mesh | None) -> Mesh | None:
 
 
 def fit_bytes(program: FitProgram) -> int:
-    """Counts the bytes of a fit in training: its adapter, the optimizer's state and the gradients.
+    """Counts the bytes of a fit in training: what it trains, the optimizer's state and the gradients.
 
     Args:
       program: what is fitted.
@@ -224,11 +315,14 @@ def fit_bytes(program: FitProgram) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((state.tree, state.moments, state.tree)))
 
 
-def _most_fits(program: FitProgram, schedule: Schedule) -> int:
-    """Counts the fits that a device has room for."""
-    if schedule.most_fits is not None:
-        return schedule.most_fits
-    return max(1, int(STATE_SHARE * _device_memory() / fit_bytes(program)))
+def _most_fits(program: FitProgram, schedule: Schedule, fits: Sequence[Fit]) -> int:
+    """Counts the fits that a device has room for, their best states included where these are kept."""
+    most = program.tuning.most_fits or schedule.most_fits
+    if most is not None:
+        return most
+    is_kept = any(fit.held_inputs for fit in fits)
+    kept = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.shapes(1).tree)) if is_kept else 0
+    return max(1, int(STATE_SHARE * _device_memory() / (fit_bytes(program) + kept)))
 
 
 def _device_memory() -> int:
@@ -257,3 +351,7 @@ class _Counter:
         self.done += int(steps)
         if self.progress is not None:
             self.progress(self.done, self.total, "fitting")
+
+    def drop(self, steps: int) -> None:
+        """Takes steps that fits do without from the sum."""
+        self.total -= steps

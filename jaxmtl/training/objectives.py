@@ -244,15 +244,26 @@ class EncoderDecoderLoss:
         logits: Any = module.apply(
             variables,
             inputs=batch["inputs"],
-            **_decoder_inputs(batch, first_tokens),
+            **decoder_inputs(batch, first_tokens),
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
         return cross_entropy(logits, batch["targets"], batch["loss_mask"], z_loss=self.z_loss, smoothing=self.smoothing)
 
 
-def _decoder_inputs(batch: Mapping[str, jax.Array], first_tokens: Callable[..., Any]) -> dict[str, Any]:
-    """Builds what a model is given besides the inputs: of packed rows also the segments."""
+def decoder_inputs(batch: Mapping[str, jax.Array], first_tokens: Callable[..., Any]) -> dict[str, Any]:
+    """Builds what a model is given besides the inputs: of packed rows also the segments.
+
+    Args:
+      batch: as for `EncoderDecoderLoss`.
+      first_tokens: the model's method, its parameters and inputs bound.
+
+    Returns:
+      Keyword arguments of the model.
+
+    Raises:
+      InputError: if the batch has some of the fields of packed rows, but not all.
+    """
     inputs, targets = segments_of(batch, "input"), segments_of(batch, "target")
     if targets is None and inputs is None:
         return {"decoder_inputs": shift_right(batch["targets"], first_tokens())}

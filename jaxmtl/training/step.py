@@ -143,6 +143,8 @@ def _split(batch: Mapping[str, jax.Array], num_parts: int, plan: Plan) -> dict[s
             f"a batch of {rows} rows does not split into {num_parts} microbatches on {devices} data and fsdp devices;"
             " choose a batch size that their product divides"
         )
+    if "support_inputs" in batch:
+        raise InputError("queries that share supports cannot be cut into microbatches; use MICROBATCHES=1")
     if "instruction_index" in batch:
         raise InputError(
             "rows that share instructions cannot be cut into microbatches; give each row its own instruction"

@@ -9,7 +9,7 @@ import pytest
 from jaxmtl.adapters.lora import LoRA
 from jaxmtl.evals import few_shot
 from jaxmtl.evals.files import read_records
-from jaxmtl.evals.per_task import Setting, settings
+from jaxmtl.evals.per_task import Held, Setting, settings
 from jaxmtl.evals.request_adapters import request_adapters
 from jaxmtl.evals.scoring import token_losses
 from jaxmtl.training.fitting import Schedule
@@ -20,15 +20,16 @@ TASKS = ["task1_colour", "task2_wet"]
 HOW = few_shot.FewShot(
     split="validation",
     settings=settings(shots=(0, 2), learning_rates=(3e-2,)),
-    lora=LoRA(rank=2, alpha=4.0),
     schedule=Schedule(epochs=8, batch_size=4, num_shapes=1),
 )
+LORA = LoRA(rank=2, alpha=4.0)
 PLAIN, FITTED = (setting.label for setting in HOW.settings)
 
 
 def run(pretrained, store, folder, how=HOW, **options):
     score = lambda *given, **more: few_shot.runner.evaluate(*given, max_tokens=2, **more)
-    return few_shot.evaluate(pretrained, store, "test", folder, few_shot=how, score=score, tasks=TASKS, **options)
+    options = dict(lora=LORA, score=score, tasks=TASKS) | options
+    return few_shot.evaluate(pretrained, store, "test", folder, few_shot=how, **options)
 
 
 def test_every_setting_is_fitted_scored_and_kept(pretrained, store, tmp_path, monkeypatch):
@@ -54,6 +55,16 @@ def test_every_setting_is_fitted_scored_and_kept(pretrained, store, tmp_path, mo
 
 
 @pytest.mark.long
+def test_the_best_epoch_on_held_shots_is_kept_and_told(pretrained, store, tmp_path):
+    held = dataclasses.replace(HOW, settings=HOW.settings[1:], held=Held(share=0.5))
+    run(pretrained, store, tmp_path, dataclasses.replace(HOW, settings=HOW.settings[1:]))
+    run(pretrained, store, tmp_path, held)  # other adapters in the same folder
+    for fit in json.loads((tmp_path / FITTED / "fits.json").read_text())["tasks"].values():
+        assert fit["num_examples"] == 1 and len(fit["held_losses"]) == 8
+        assert fit["best_epoch"] == 1 + int(np.argmin(fit["held_losses"]))
+
+
+@pytest.mark.long
 def test_other_settings_are_fitted_anew(pretrained, store, tmp_path, monkeypatch):
     asked = []
     plain = few_shot.fit_all
@@ -73,7 +84,7 @@ def test_other_settings_are_fitted_anew(pretrained, store, tmp_path, monkeypatch
     )
     kept = json.loads(file.read_text())["tasks"]
     assert kept[TASKS[0]] == fits[TASKS[0]] and kept[TASKS[1]]["key"] == fits[TASKS[1]]["key"]
-    run(pretrained, store, tmp_path, dataclasses.replace(once, lora=LoRA(rank=1)))
+    run(pretrained, store, tmp_path, once, lora=LoRA(rank=1))
     assert len(asked) == 2 and [fit.name for fit in asked[1]] == TASKS
 
 

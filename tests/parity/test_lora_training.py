@@ -9,6 +9,7 @@ from jaxmtl.models.trees import flat
 from jaxmtl.training.fit_rows import Fit
 from jaxmtl.training.fits import FitProgram
 from jaxmtl.training.fitting import Schedule, fit_all
+from jaxmtl.training.tuning import LowRankTuning
 from jaxmtl.weights import load_adapter, load_pretrained, save_adapter
 
 pytestmark = [
@@ -95,7 +96,7 @@ def test_twenty_steps_equal_pefts(make, tmp_path):
     model.save_pretrained(tmp_path / "base")
     pretrained = load_pretrained(tmp_path / "base")
     fit = make_fit(eos_id=pretrained.config.eos_id)
-    start = FitProgram(pretrained.module, LORA).start([fit])
+    start = FitProgram(pretrained.module, LowRankTuning(LORA)).start(pretrained.params, [fit])
     tree = jax.tree.map(lambda leaf: leaf[0], start.tree)
     save_adapter(tmp_path / "start", Adapter(tree=tree, rank=LORA.rank, alpha=LORA.alpha), pretrained)
     config = pretrained.config
@@ -104,6 +105,6 @@ def test_twenty_steps_equal_pefts(make, tmp_path):
     assert len(expected) == 20 and expected[-2:].mean() < expected[:2].mean() - 0.02
     np.testing.assert_allclose(found.losses, expected, atol=TOLERANCE)
     trained = flat(load_adapter(tmp_path / "start" / "trained", pretrained).tree)
-    for path, leaf in flat(found.adapter.tree).items():
+    for path, leaf in flat(found.learnt.tree).items():
         # Where a gradient is about 0 Adam makes much of its rounding: up to a step of the rate.
         np.testing.assert_allclose(leaf, trained[path], atol=RATE / 10, err_msg=path)

@@ -6,6 +6,7 @@ import flax.linen as nn
 import hypothesis
 import jax
 import numpy as np
+import optax
 import pytest
 from hypothesis import strategies
 
@@ -21,7 +22,9 @@ from jaxmtl.partitioning import make_mesh
 from jaxmtl.training import fits
 from jaxmtl.training.fit_rows import Fit, Row, RowBatches, row_batches, rows_of_step
 from jaxmtl.training.fits import FitProgram
-from jaxmtl.training.fitting import Schedule, fit_all
+from jaxmtl.training.fitting import Schedule, fit_all, fit_each
+from jaxmtl.training.objectives import EncoderDecoderLoss
+from jaxmtl.training.tuning import LowRankTuning, WholeTuning
 from jaxmtl.types import InputError
 
 CONFIG = T5Config(
@@ -60,7 +63,9 @@ FITS = [make_fit(0, 5), make_fit(1, 0), make_fit(2, 13, 3e-3), make_fit(3, 21)]
 
 def assert_same(one, other):
     np.testing.assert_allclose(one.losses, other.losses, atol=TOLERANCE)
-    for a, b in zip(jax.tree.leaves(one.adapter.tree), jax.tree.leaves(other.adapter.tree), strict=True):
+    np.testing.assert_allclose(one.held_losses, other.held_losses, atol=TOLERANCE)
+    assert one.best_epoch == other.best_epoch
+    for a, b in zip(jax.tree.leaves(one.learnt.tree), jax.tree.leaves(other.learnt.tree), strict=True):
         np.testing.assert_allclose(a, b, atol=TOLERANCE)
 
 
@@ -79,6 +84,63 @@ def test_together_equals_alone(params, dropout):
 def test_losses_fall(params):
     found = fit_all(MODULE, params, [make_fit(0, 8, 3e-2)], LORA, dataclasses.replace(SCHEDULE, epochs=8))[0]
     assert found.losses[-1] < found.losses[0] - 0.5
+
+
+def holding(fit, number, count):
+    """Gives a fit examples of another kind to hold out: learning soon makes their loss worse."""
+    other = make_fit(number, count)
+    return dataclasses.replace(fit, held_inputs=other.inputs, held_targets=other.targets)
+
+
+HOLDING = [holding(make_fit(4, 6, 3e-2), 5, 4), make_fit(6, 5), holding(make_fit(7, 11, 1e-3), 8, 9)]
+STOPPING = dataclasses.replace(SCHEDULE, epochs=9, patience=2, num_shapes=1)
+
+
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.3, marks=pytest.mark.long)])
+def test_fits_stop_together_as_they_do_alone_and_their_neighbours_go_on(params, dropout):
+    lora = dataclasses.replace(LORA, dropout=dropout)
+    together = fit_all(MODULE, params, HOLDING, lora, STOPPING)
+    for number in (0, 2) if dropout else (0,):
+        assert_same(together[number], fit_all(MODULE, params, [HOLDING[number]], lora, STOPPING)[0])
+    assert len(together[0].held_losses) < 9 and len(together[0].losses) == len(together[0].held_losses)
+    assert len(together[1].losses) == 9 and together[1].best_epoch is None and not len(together[1].held_losses)
+
+
+def test_the_best_epoch_is_kept(params):
+    """Fitting for just so many epochs gives the same adapter: rows, order and dropout of an epoch are the same."""
+    found = fit_all(MODULE, params, [HOLDING[0]], LORA, STOPPING)[0]
+    best = int(np.argmin(found.held_losses)) + 1
+    assert found.best_epoch == best and len(found.held_losses) == min(9, best + 2)
+    plain = dataclasses.replace(HOLDING[0], held_inputs=(), held_targets=())
+    short = fit_all(MODULE, params, [plain], LORA, dataclasses.replace(SCHEDULE, epochs=best))[0]
+    for a, b in zip(jax.tree.leaves(found.learnt.tree), jax.tree.leaves(short.learnt.tree), strict=True):
+        np.testing.assert_allclose(a, b, atol=TOLERANCE)
+
+
+def test_rows_of_fits_that_have_stopped_leave_the_batches(params, monkeypatch):
+    slots, add = [], FitProgram.add
+    watched = lambda self, params, state, sums, step, batch: (
+        slots.append((step, set(batch["slots"][batch["loss_mask"].any(axis=1)].tolist()))),
+        add(self, params, state, sums, step, batch),
+    )[1]
+    monkeypatch.setattr(FitProgram, "add", watched)
+    told = []
+    found = fit_all(MODULE, params, HOLDING[:2], LORA, STOPPING, progress=lambda *news: told.append(news))
+    last = len(found[0].losses)
+    assert last < 9
+    for step, seen in slots:
+        assert seen <= ({0, 1} if step < last else {1})
+    assert told[-1][:2] == (9 + last, 9 + last)
+
+
+@pytest.mark.long
+def test_held_losses_are_means_over_the_held_target_tokens(params):
+    """Learnt for no step at all, an adapter changes nothing: the held loss is the first loss of the same rows."""
+    fit = dataclasses.replace(HOLDING[0], learning_rate=0.0)
+    found = fit_all(MODULE, params, [fit], LORA, dataclasses.replace(SCHEDULE, epochs=1))[0]
+    as_learnt = dataclasses.replace(fit, inputs=fit.held_inputs, targets=fit.held_targets)
+    learnt = fit_all(MODULE, params, [as_learnt], LORA, dataclasses.replace(SCHEDULE, epochs=1))[0]
+    np.testing.assert_allclose(found.held_losses, learnt.losses, rtol=1e-5)
 
 
 @pytest.mark.long
@@ -102,7 +164,7 @@ def test_many_devices_equal_one(params):
 def test_a_fit_without_examples_starts_as_it_would_and_changes_nothing(params):
     found = fit_all(MODULE, params, [make_fit(1, 0)], LORA, SCHEDULE)[0]
     assert len(found.losses) == 0
-    leaves = rows.stack([found.adapter.tree])["encoder"]["attention"]["query"]
+    leaves = rows.stack([found.learnt.tree])["encoder"]["attention"]["query"]
     assert np.abs(leaves["a"]).max() > 0 and not leaves["b"].any()
 
 
@@ -120,6 +182,33 @@ def test_the_gradient_is_the_mean_over_the_batchs_target_tokens(params):
     total = -sum(chosen[row, : len(target)].sum() for row, target in enumerate(fit.targets))
     count = sum(map(len, fit.targets))
     np.testing.assert_allclose(found.losses, [total / count], rtol=1e-5)
+
+
+def test_whole_models_follow_the_gradient_of_all_parameters(params):
+    """Two steps of plain AdamW, written out with optax on the mean loss over the target tokens of all rows."""
+    fits = [make_fit(0, 5), make_fit(2, 7)]
+    schedule = dataclasses.replace(SCHEDULE, num_shapes=1)
+    found = dict(fit_each(MODULE, params, fits, WholeTuning(), schedule))
+    inputs, targets, mask = (np.zeros(shape, np.int32) for shape in ((5, 20), (5, 6), (5, 6)))
+    for row, (source, target) in enumerate(zip(fits[0].inputs, fits[0].targets, strict=True)):
+        inputs[row, : len(source)], targets[row, : len(target)], mask[row, : len(target)] = source, target, 1
+    batch = dict(inputs=inputs, targets=targets, loss_mask=np.float32(mask / mask.sum()))
+    loss = jax.jit(jax.value_and_grad(lambda own: EncoderDecoderLoss()(MODULE, {"params": own}, batch).objective.sum()))
+    transform, own, losses = (
+        optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-3, weight_decay=0.0)),
+        params,
+        [],
+    )
+    state = transform.init(own)
+    for _ in range(2):
+        value, grads = loss(own)
+        updates, state = transform.update(grads, state, own)
+        own = optax.apply_updates(own, updates)
+        losses.append(value)
+    np.testing.assert_allclose(found[0].losses, losses, atol=TOLERANCE)
+    for a, b in zip(jax.tree.leaves(found[0].learnt), jax.tree.leaves(own), strict=True):
+        np.testing.assert_allclose(a, b, atol=TOLERANCE)
+    assert len(found[1].losses) == 2
 
 
 @pytest.mark.long
@@ -226,8 +315,8 @@ def test_devices_get_their_own_rows_side_by_side():
     assert batch["inputs"][0].tolist() == [5, 6] and batch["loss_mask"][:, 0].tolist() == [1.0, 0.0, 0.5, 0.5]
 
 
-def test_a_start_depends_on_seed_and_name_alone():
-    program = FitProgram(MODULE, LoRA(rank=2))
-    states = [program.start(fits).tree for fits in ([FITS[0], FITS[2]], [FITS[2]])]
+def test_a_start_depends_on_seed_and_name_alone(params):
+    program = FitProgram(MODULE, LowRankTuning(LoRA(rank=2)))
+    states = [program.start(params, fits).tree for fits in ([FITS[0], FITS[2]], [FITS[2]])]
     for both, alone in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_array_equal(both[1], alone[0])
