@@ -1,7 +1,7 @@
-"""Stacks equal layers under one scan, so that compile time does not grow with depth."""
+"""Stacks equal layers under one scan, so that compile time does not grow with depth, and takes stacks apart again."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -33,24 +33,27 @@ def unrolled_on_cpus(module: nn.Module) -> nn.Module:
     return type(module)(dataclasses.replace(config, scan_unroll=0))
 
 
-def stack_layers(
-    layer: type[nn.Module], config: Any, num_layers: int, further_methods: Mapping[str, Any] | None = None
-) -> nn.Module:
+def stack_layers(layer: type[nn.Module], config: Any, num_layers: int, in_axes: Any = nn.broadcast) -> nn.Module:
     """Stacks copies of a layer; their parameters, and adapters, lie along axis 0, named "layers".
 
     Args:
       layer: a module with the one attribute `config`, whose `__call__(carry, train, ...)` returns the new carry and one
-        output per layer (or None); what it takes besides the carry is the same for all layers.
+        output per layer (or None).
       config: has `remat` and `scan_unroll`.
       num_layers: number of copies.
-      further_methods: `nn.scan`'s `in_axes` of other methods to call over all layers, by name; these are not
-        rematerialised.
+      in_axes: of what `__call__` takes besides the carry, as `nn.scan` wants it: by default it is the same for all
+        layers.
 
     Returns:
       The stack.
     """
     if config.remat != "none":
         layer = nn.remat(layer, policy=REMAT_POLICIES[config.remat], prevent_cse=False, static_argnums=(2,))
+    return _stacked(layer, config, num_layers, {"__call__": in_axes})(config)
+
+
+def _stacked(layer: type[nn.Module], config: Any, num_layers: int, methods: Mapping[str, Any]) -> type[nn.Module]:
+    """Makes the class of a stack; `methods` are the `in_axes` of its methods by name."""
     scan: dict[str, Any] = dict(
         variable_axes=dict.fromkeys(("params", *ADAPTATIONS, OUTPUTS), 0),
         variable_broadcast=False,
@@ -59,6 +62,57 @@ def stack_layers(
         unroll=config.scan_unroll or num_layers,
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
-    in_axes = {"__call__": nn.broadcast, **(further_methods or {})}
-    methods: Any = {name: scan | dict(in_axes=axes) for name, axes in in_axes.items()}
-    return nn.scan(layer, methods=methods)(config)
+    options: Any = {name: scan | dict(in_axes=axes) for name, axes in methods.items()}
+    return nn.scan(layer, methods=options)
+
+
+def pieces(tree: Any, config: Any) -> tuple[Any, ...]:
+    """Cuts what lies along the layers of a stack into the pieces that run one after the other.
+
+    Where all layers are unrolled each is a piece of its own. A loop of many steps wants its parameters so: from stacked
+    ones every step would first copy each layer's.
+
+    Args:
+      tree: arrays [layers, ...], of a stack's variables or of caches.
+      config: has `scan_unroll`.
+
+    Returns:
+      The pieces, in order: trees of arrays [layers of the piece, ...].
+    """
+    num_layers = jax.tree.leaves(tree)[0].shape[0]
+    length = num_layers if config.scan_unroll else 1
+    cut = lambda start: jax.tree.map(lambda leaf: leaf[start : start + length], tree)
+    return tuple(cut(start) for start in range(0, num_layers, length))
+
+
+def run_pieces(
+    layer: type[nn.Module],
+    config: Any,
+    method: str,
+    variables: Sequence[Any],
+    carry: Any,
+    known: Sequence[Any],
+    *shared: Any,
+) -> tuple[Any, tuple[Any, ...]]:
+    """Calls a method of all layers of a stack that was taken apart; it is not rematerialised.
+
+    Args:
+      layer: the layer, as in `stack_layers`.
+      config: the model's config.
+      method: name of a method of `(carry, known, *shared)` that returns the new carry and an output.
+      variables: `pieces` of the stack's variables.
+      carry: what the first layer gets.
+      known: `pieces` of what each layer gets of its own.
+      *shared: what all layers get.
+
+    Returns:
+      What the last layer gives, and the outputs in pieces.
+    """
+    outputs = []
+    in_axes = {method: (0, *[nn.broadcast] * len(shared))}
+    for piece, own in zip(variables, known, strict=True):
+        length = jax.tree.leaves(piece)[0].shape[0]
+        module: Any = _stacked(layer, config, length, in_axes)(config, parent=None)
+        carry, output = module.apply(piece, carry, own, *shared, method=method)
+        outputs.append(output)
+    return carry, tuple(outputs)
