@@ -64,20 +64,20 @@ def compare(folder: pathlib.Path, family: str, layers: int, batches: Batches, be
     return cells
 
 
-def summary(
-    cell: str, answers: dict[str, list[measuring.Answer]], memory: dict[str, float]
-) -> dict[str, Any]:
+def summary(cell: str, answers: dict[str, list[measuring.Answer]], memory: dict[str, float]) -> dict[str, Any]:
     speeds = {name: measuring.rate(those, len) for name, those in answers.items()}
     texts = {name: [row for answer in those for row in answer.value] for name, those in answers.items()}
     same = [mine == peer for mine, peer in zip(texts["ours"], texts["hf"], strict=True)]
     shown = ", ".join(f"{name} {speeds[name]:.2f} examples/s, peak memory {memory[name]:.2f} GB" for name in speeds)
     print(f"{cell}: {shown}", flush=True)
-    return measuring.rounded({
-        "ratio": speeds["ours"] / speeds["hf"],
-        "identical": sum(same) / len(same),
-        **{f"{name}_examples_per_second": speed for name, speed in speeds.items()},
-        **{f"{name}_peak_gigabytes": size for name, size in memory.items()},
-    })
+    return measuring.rounded(
+        {
+            "ratio": speeds["ours"] / speeds["hf"],
+            "identical": sum(same) / len(same),
+            **{f"{name}_examples_per_second": speed for name, speed in speeds.items()},
+            **{f"{name}_peak_gigabytes": size for name, size in memory.items()},
+        }
+    )
 
 
 def make_batches(store: pathlib.Path, most: int, batch_size: int) -> list[list[list[int]]]:

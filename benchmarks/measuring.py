@@ -146,7 +146,8 @@ def print_result(benchmark: str, figures: Mapping[str, Any], arguments: argparse
             versions[package] = importlib.metadata.version(package)
     print(
         json.dumps(
-            {"benchmark": benchmark} | rounded(figures) | {"settings": vars(arguments), "versions": versions}, default=str
+            {"benchmark": benchmark} | rounded(figures) | {"settings": vars(arguments), "versions": versions},
+            default=str,
         )
     )
 

@@ -166,7 +166,7 @@ def torch_bart(num_layers: int, seed: int = 0) -> Any:
     wide = dict(encoder_ffn_dim=3072, decoder_ffn_dim=3072, encoder_layers=num_layers, decoder_layers=num_layers)
     config = transformers.BartConfig(**sizes, **wide, forced_eos_token_id=None)
     model = transformers.BartForConditionalGeneration(config)
-    model.final_logits_bias[:, : SPECIAL_TOKENS] = -1e4
+    model.final_logits_bias[:, :SPECIAL_TOKENS] = -1e4
     return model.to(torch_device())
 
 

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 KeysAndValues = tuple[jax.Array, jax.Array]
 
+ROWS_AXIS = -4
+"""Axis N of keys and values that are kept, those of one layer and those of a stack."""
+
 
 def kept(projected: KeysAndValues) -> KeysAndValues:
     """Turns keys and values to how they are kept.

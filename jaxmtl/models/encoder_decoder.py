@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxmtl.models import decoding_cache
 from jaxmtl.models.instruction import instruction_length, memory_mask_of
 from jaxmtl.models.masks import Segments
-from jaxmtl.models.stack import pieces, run_pieces
+from jaxmtl.models.stack import pieces, run_pieces, stacked
 
 Cache = dict[str, Any]
 
@@ -82,7 +82,7 @@ class EncoderDecoder(nn.Module):
     def memory_keys(self, states: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Projects states [U, I, D] to the keys and values [layers, U, I, H, K] that cross-attention sees of them."""
         found = self._project(pieces(nn.unbox(self.decoder.variables), self.config), states)
-        return decoding_cache.opened(jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *found))
+        return decoding_cache.opened(stacked(found, self.config))
 
     def _project(self, layers: tuple[Any, ...], memory: jax.Array) -> tuple[Any, ...]:
         known = [None] * len(layers)

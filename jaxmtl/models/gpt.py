@@ -223,7 +223,7 @@ class GPT(nn.Module):
           float32 [B·R, V], logits, and the cache for the next step.
         """
         memory, rows = cache["memory"], tokens.shape[0]
-        real = jnp.ones((memory[0][0].shape[1], capacity(memory)), bool) if input_mask is None else input_mask
+        real = jnp.ones((memory[0][0].shape[-4], capacity(memory)), bool) if input_mask is None else input_mask
         before = prompts.target_positions(real, 1)
         x = self._embed(tokens[:, None], jnp.repeat(before, rows // real.shape[0], axis=0) + position, train=False)
         bias = causal_bias(position[None], jnp.arange(capacity(cache["self"])))

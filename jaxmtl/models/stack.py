@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jaxmtl.models import bottleneck, instruction, low_rank, prefix
 from jaxmtl.models.remat import REMAT_POLICIES
@@ -69,7 +70,7 @@ def _stacked(layer: type[nn.Module], config: Any, num_layers: int, methods: Mapp
 def pieces(tree: Any, config: Any) -> tuple[Any, ...]:
     """Cuts what lies along the layers of a stack into the pieces that run one after the other.
 
-    Where all layers are unrolled each is a piece of its own. A loop of many steps wants its parameters so: from stacked
+    Where all layers are unrolled each is a piece. A loop of many steps wants parameters and caches so: from stacked
     ones every step would first copy each layer's.
 
     Args:
@@ -77,12 +78,17 @@ def pieces(tree: Any, config: Any) -> tuple[Any, ...]:
       config: has `scan_unroll`.
 
     Returns:
-      The pieces, in order: trees of arrays [layers of the piece, ...].
+      The trees of single layers [...], or one of all layers [layers, ...].
     """
+    if config.scan_unroll:
+        return (tree,)
     num_layers = jax.tree.leaves(tree)[0].shape[0]
-    length = num_layers if config.scan_unroll else 1
-    cut = lambda start: jax.tree.map(lambda leaf: leaf[start : start + length], tree)
-    return tuple(cut(start) for start in range(0, num_layers, length))
+    return tuple(jax.tree.map(lambda leaf, number=number: leaf[number], tree) for number in range(num_layers))
+
+
+def stacked(parts: Sequence[Any], config: Any) -> Any:
+    """Puts `pieces` together again; returns a tree of arrays [layers, ...]."""
+    return parts[0] if config.scan_unroll else jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts)
 
 
 def run_pieces(
@@ -106,13 +112,15 @@ def run_pieces(
       *shared: what all layers get.
 
     Returns:
-      What the last layer gives, and the outputs in pieces.
+      What the last layer gives, and `pieces` of the outputs.
     """
+    module: Any = layer(config, parent=None)
+    if config.scan_unroll:
+        num_layers = jax.tree.leaves(variables)[0].shape[0]
+        in_axes = {method: (0, *[nn.broadcast] * len(shared))}
+        module = _stacked(layer, config, num_layers, in_axes)(config, parent=None)
     outputs = []
-    in_axes = {method: (0, *[nn.broadcast] * len(shared))}
-    for piece, own in zip(variables, known, strict=True):
-        length = jax.tree.leaves(piece)[0].shape[0]
-        module: Any = _stacked(layer, config, length, in_axes)(config, parent=None)
-        carry, output = module.apply(piece, carry, own, *shared, method=method)
+    for own_variables, own in zip(variables, known, strict=True):
+        carry, output = module.apply(own_variables, carry, own, *shared, method=method)
         outputs.append(output)
     return carry, tuple(outputs)
