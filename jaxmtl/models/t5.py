@@ -7,7 +7,6 @@ K head width, V vocab. Rows of one input are neighbours: row b·R + r belongs to
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
