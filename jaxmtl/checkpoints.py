@@ -8,6 +8,7 @@ the end, so a folder named by a number is always whole. The best step is named i
 import contextlib
 import dataclasses
 import functools
+import logging
 import os
 import pathlib
 import shutil
@@ -134,6 +135,7 @@ class Checkpoints:
             PROGRESS: ocp.JsonCheckpointHandler(),
         }
         self._manager = ocp.CheckpointManager(self.folder, options=options, item_handlers=handlers)
+        logging.getLogger("absl").addFilter(_is_not_raised)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -214,7 +216,10 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for the last save and closes; a run that never saved leaves no folder that looks like a run."""
-        self._guard(None, self._manager.close)
+        try:
+            self._guard(None, self._manager.close)
+        finally:
+            logging.getLogger("absl").removeFilter(_is_not_raised)
         for folder in self._made:
             with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
@@ -224,11 +229,18 @@ class Checkpoints:
         try:
             act()
         except Exception as error:
+            self._remove_unfinished()
             what = "a checkpoint" if step is None else f"the checkpoint of step {step}"
             raise InputError(
                 f"{self.folder}: {what} could not be written ({reason(error)}); the ones before it are whole; "
                 "make room or choose another run folder, then start the same command again"
             ) from error
+
+    def _remove_unfinished(self) -> None:
+        """Gives back the room that a failed save has taken; other processes may still be writing to the same folder."""
+        if jax.process_count() == 1:
+            for folder in self.folder.glob(f"*{ocp.utils.TMP_DIR_SUFFIX}*"):
+                shutil.rmtree(folder, ignore_errors=True)  # the next start clears it otherwise
 
     def _check_space(self, step: int, tree: Any) -> None:
         """Refuses to begin a save that a nearly full disk cannot take."""
@@ -239,6 +251,11 @@ class Checkpoints:
                 f"{self.folder}: the checkpoint of step {step} needs about {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB "
                 "are free; the ones before it are whole; make room, then start the same command again"
             )
+
+
+def _is_not_raised(record: logging.LogRecord) -> bool:
+    """Tells whether a line of the log is news: what fails while Orbax writes is raised too, and told in one line."""
+    return not (record.levelno >= logging.ERROR and "orbax" in record.pathname)
 
 
 @dataclasses.dataclass

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 import jaxmtl
 from jaxmtl import hosts
 from jaxmtl.commands.annotations import LITERALS, fits, kind_name, kinds_of
-from jaxmtl.types import InputError, unknown_name
+from jaxmtl.types import InputError, UsageError, unknown_name
 
 VERBS = ("demo", "tasks", "cache", "train", "evaluate", "generate_adapter", "convert", "info", "report")
 GIN_FOLDER = pathlib.Path(__file__).resolve().parents[1] / "gin_configs"
@@ -186,8 +186,13 @@ class GinConfig:
             text = "a bracket or a quote is never closed"
         elif found:
             text = text[: found.start()]
+        absent = re.search(r"Unable to open file: (.*?)\. Searched", text)
+        if absent:
+            text = str(unknown_name("gin file", absent[1], _gin_files()))
         if file is None and self._reading:
             place = self._reading[-1]
+        elif absent and file is None:
+            place = f"--gin_file={absent[1]}"
         elif file is None:
             place = f"--gin.{bindings[line - 1]}" if 0 < line <= len(bindings) else "--gin"
         else:
@@ -210,9 +215,6 @@ class GinConfig:
         alias = re.search(r"'(\w+)' was not provided by an import", text)
         if alias:
             return f" {unknown_name('imported module', alias[1], modules)}"
-        file = re.search(r"Unable to open file: (.*?)\. Searched", text)
-        if file:
-            return f" {unknown_name('gin file', file[1], _gin_files())}"
         module = re.search(r"No module named '([\w.]+)'", text)
         return _closest_module(module[1]) if module else ""
 
@@ -337,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         else:
             print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
 
 
 def _takes_gin(command: types.ModuleType) -> bool:
@@ -349,7 +351,7 @@ def _check_gin(command: types.ModuleType, arguments: argparse.Namespace, binding
     """Refuses settings for a verb that would not read them."""
     flags = [*(f"--gin_file={file}" for file in arguments.gin_file), *(f"--gin.{binding}" for binding in bindings)]
     if flags and not _takes_gin(command):
-        raise InputError(f"{flags[0]}: {arguments.verb} takes no gin settings; see jaxmtl {arguments.verb} --help")
+        raise UsageError(f"{flags[0]}: {arguments.verb} takes no gin settings; see jaxmtl {arguments.verb} --help")
 
 
 def _one_line(error: Exception) -> str:

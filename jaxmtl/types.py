@@ -1,4 +1,4 @@
-"""The vocabulary that all parts share: examples, batches, scores, records and the two errors a user can cause."""
+"""The vocabulary that all parts share: examples, batches, scores, records and the errors a user can cause."""
 
 import dataclasses
 import difflib
@@ -25,6 +25,10 @@ class InputError(ValueError):
     """Something a user gave is wrong; the message is one line: what, where, what was expected, what to do."""
 
 
+class UsageError(InputError):
+    """Flags of the command line that do not go together; the command ends with exit code 2."""
+
+
 class UnknownNameError(InputError):
     """A name that is not in a list of known names."""
 
@@ -41,7 +45,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError
       The error, to be raised by the caller.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names[:3]
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.0)
     hint = f"closest: {', '.join(close)}" if close else "there are none"
     return UnknownNameError(f"unknown {kind} {name!r}; {hint} ({len(names)} known)")
 

@@ -228,6 +228,9 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_previous_checkpoint(tmp_pa
     done = subprocess.run([sys.executable, "-c", FILL_THE_DISK, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     assert "could not be written" in done.stdout and "the ones before it are whole" in done.stdout
+    assert "File too large" in done.stdout and done.stdout.count("\n") == 1
+    assert "Traceback" not in done.stderr, "what is raised is not told in the log too"
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
     tree = {"big": jnp.sin(jnp.arange(2_000_000.0))}
     with Checkpoints(tmp_path) as store:
         found = store.restore(shapes(tree), shapes(COUNT))

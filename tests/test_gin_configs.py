@@ -44,6 +44,7 @@ LAYERINGS = [
     (["models/roberta.gin", TRAIN, HEADS], [*TRAINING, "SIZE=roberta-base"]),
     (["models/roberta_pretrained.gin", TRAIN, HEADS], [*TRAINING, "PRETRAINED=FacebookAI/xlm-roberta-base"]),
     (["runs/evaluate_heads.gin"], [*TRAINING, "CHECKPOINT=runs/heads"]),
+    *(([model, "runs/untrained_heads.gin"], TRAINING) for model in ROBERTAS),
     (["runs/evaluate_heads.gin", "runs/trajectory.gin"], [*TRAINING, "CHECKPOINT=runs/heads"]),
     (["tasks/transfer.gin"], [*CACHING, "DATA_DIR=data"]),
 ]

@@ -33,9 +33,9 @@ sys.exit(" ".join(sorted(heavy & set(sys.modules))) or None)
 """
 
 
-def one_line_error(capsys, words):
+def one_line_error(capsys, words, code=1):
     """Runs a command that must fail in one line; returns the line."""
-    assert main(words) == 1
+    assert main(words) == code
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err.startswith("error: ") and printed.err.count("\n") == 1, printed.err
@@ -59,14 +59,14 @@ def test_wrong_usage_ends_with_2(words, capsys):
 @pytest.mark.parametrize("verb", ["cache", "train", "evaluate"])
 @pytest.mark.parametrize("flags", [[], ["--gin.STORE=runs/x"]])
 def test_a_verb_without_gin_files_says_what_to_give(verb, flags, capsys):
-    assert f"{verb} needs gin files" in one_line_error(capsys, [verb, *flags])
+    assert f"{verb} needs gin files" in one_line_error(capsys, [verb, *flags], code=2)
 
 
 @pytest.mark.parametrize("flag", ["--gin.STEPS=5", "--gin_file=runs/evaluate.gin"])
 @pytest.mark.parametrize("words", [["demo"], ["convert", "a", "b"], ["report", "a"]], ids=lambda words: words[0])
 def test_a_verb_without_gin_settings_refuses_them(words, flag, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    line = one_line_error(capsys, [*words, flag])
+    line = one_line_error(capsys, [*words, flag], code=2)
     assert line == f"error: {flag}: {words[0]} takes no gin settings; see jaxmtl {words[0]} --help\n"
     assert not list(tmp_path.iterdir())
 
@@ -118,7 +118,10 @@ def test_a_mistake_in_a_gin_file_names_file_line_and_closest_name(text, place, h
         (["evaluate", *EVALUATE, "--gin.SPLIT"], "--gin.SPLIT: expected --gin.NAME=VALUE"),
         (["evaluate", *EVALUATE, "--gin.=3"], "expected --gin.NAME=VALUE"),
         (["evaluate", *EVALUATE, "--gin.TASKS=('a',"], "a bracket or a quote is never closed"),
-        (["evaluate", "--gin_file=runs/evaluat.gin"], "closest: runs/evaluate.gin"),
+        (
+            ["evaluate", "--gin_file=runs/evaluat.gin"],
+            "error: --gin_file=runs/evaluat.gin: unknown gin file 'runs/evaluat.gin'; closest: runs/evaluate.gin",
+        ),
         (["evaluate", "--gin_file=runs/evaluate.gin"], "is required by runs/evaluate.gin; give it as --gin."),
         (
             ["train", "--gin_file=runs/train.gin"],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxmtl.commands.progress import shown
-from jaxmtl.types import InputError
+from jaxmtl.types import UsageError
 
 if TYPE_CHECKING:
     from jaxmtl.feed.store import TokenStore
@@ -59,10 +59,10 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
       InputError: if there is no gin file, or for any reason that caching has.
     """
     if config is None:
-        raise InputError("cache needs gin files, such as: jaxmtl cache --gin_file=tasks/toy.gin --gin.STORE=runs/store")
+        raise UsageError("cache needs gin files, such as: jaxmtl cache --gin_file=tasks/toy.gin --gin.STORE=runs/store")
     if arguments.runner == "local":
         if arguments.beam_options:
-            raise InputError("--beam_options tells nothing without --runner=direct or --runner=beam")
+            raise UsageError("--beam_options tells nothing without --runner=direct or --runner=beam")
         store = config.configured(cache)()
     else:
         options = beam_options(arguments.runner, arguments.beam_options)
@@ -139,9 +139,9 @@ def beam_options(runner: str, words: str) -> list[str]:
     try:
         options = [*BEAM_OPTIONS[runner], *shlex.split(words)]
     except ValueError as error:
-        raise InputError(f"--beam_options {words!r}: {error}") from error
+        raise UsageError(f"--beam_options {words!r}: {error}") from error
     if not any(option.startswith("--runner=") for option in options):
-        raise InputError("--runner=beam needs Beam's own runner: --beam_options='--runner=FlinkRunner ...'")
+        raise UsageError("--runner=beam needs Beam's own runner: --beam_options='--runner=FlinkRunner ...'")
     return options
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxmtl.host_memory import keep_freed_memory
-from jaxmtl.types import InputError
+from jaxmtl.types import InputError, UsageError
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
       0.
     """
     if config is None:
-        raise InputError("evaluate needs gin files: --gin_file=runs/evaluate.gin --gin.CHECKPOINT=... --gin.STORE=...")
+        raise UsageError("evaluate needs gin files: --gin_file=runs/evaluate.gin --gin.CHECKPOINT=... --gin.STORE=...")
     keep_freed_memory()
     scores = config.configured(evaluate)(config_hash=config.hash(), operative_text=config.operative)
     print(table(scores))

@@ -7,11 +7,13 @@ import platform
 from typing import Any
 
 from jaxmtl.commands.progress import shown
-from jaxmtl.types import InputError
+from jaxmtl.types import UsageError
 
 HELP = "show versions and devices, what a model folder or token store holds, or what memory a training takes"
 TAKES_GIN = True
 PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint", "numpy", "pyarrow", "tokenizers", "sentencepiece", "gin-config")
+DECODING_MACROS = {"early_stopping": "BEAM_STOPPING", "seed": "SAMPLING_SEED"}
+"""Macros of runs/decoding.gin that are not called as their options."""
 OPTIONAL = ("seqio", "tensorflow", "transformers", "torch")
 
 
@@ -54,11 +56,11 @@ def _check(arguments: argparse.Namespace, config: Any) -> None:
     given = [flag for flag in about_training if not flag.endswith(" None")]
     given += [f"--gin.{binding}" for binding in arguments.gin_bindings] + ["gin files"] * (config is not None)
     if given and not arguments.memory:
-        raise InputError(f"{given[0]}: is about the memory of a training; give --memory too")
+        raise UsageError(f"{given[0]}: is about the memory of a training; give --memory too")
     if arguments.memory and arguments.folder:
-        raise InputError(f"{arguments.folder}: --memory is about a training, not a folder; give gin files instead")
+        raise UsageError(f"{arguments.folder}: --memory is about a training, not a folder; give gin files instead")
     if arguments.memory and config is None:
-        raise InputError(
+        raise UsageError(
             "--memory needs the gin files of a training and runs/plan.gin, such as: jaxmtl info --memory --devices=256 "
             "--gin_file=models/t5_1_1/xxl.gin --gin_file=runs/train.gin --gin_file=mesh/pod.gin "
             "--gin_file=runs/plan.gin"
@@ -101,7 +103,23 @@ def describe(folder: str) -> list[str]:
     count = sum(leaf.size for leaf in jax.tree.leaves(abstract_params(module)))
     fields = ", ".join(f"{name} {value}" for name, value in vars(module.config).items() if not callable(value))
     step = step_of(folder)
-    return [f"{type(module).__name__} of {count:,} parameters" + (f", step {step}" if step else ""), fields]
+    first = f"{type(module).__name__} of {count:,} parameters" + (f", step {step}" if step else "")
+    return [first, fields, *(_own_decoding(folder, module.config) if hasattr(module, "decode_step") else ())]
+
+
+def _own_decoding(folder: str, config: Any) -> list[str]:
+    """Returns the flags of what the model's files say about decoding, if anything: no run takes it over unasked."""
+    from jaxmtl.evals.generation_config import read_decoding
+
+    try:
+        found = read_decoding(folder, config)
+    except InputError as error:
+        return [f"its own decoding cannot be stated here: {error}"]
+    options = {DECODING_MACROS.get(name, name.upper()): value for name, value in found.decoding.changed().items()}
+    options |= {} if found.max_tokens is None else {"MAX_TOKENS": found.max_tokens}
+    quoted = {name: f'"{value!r}"' if isinstance(value, str) else value for name, value in options.items()}
+    flags = " ".join(f"--gin.{name}={value}" for name, value in quoted.items())
+    return [f"its own decoding, by {found.file.name}: {flags}"] if flags else []
 
 
 def _describe_store(folder: str) -> list[str]:

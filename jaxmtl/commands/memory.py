@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jaxmtl.types import InputError
+from jaxmtl.types import InputError, UsageError
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -56,7 +56,7 @@ def requested(lengths: str | None, fit: str | None) -> Request:
       InputError: if one of them is not of that form.
     """
     if fit is not None and lengths is None:
-        raise InputError(f"--fit {fit}: needs the lengths of rows: --lengths=512,128, or --lengths=store")
+        raise UsageError(f"--fit {fit}: needs the lengths of rows: --lengths=512,128, or --lengths=store")
     return Request(lengths=None if lengths is None else _lengths(lengths), limit=None if fit is None else _bytes(fit))
 
 
@@ -132,14 +132,14 @@ def describe_devices(count: int | None) -> None:
     if count is None:
         return
     if count < 1:
-        raise InputError(f"--devices is {count}; expected at least 1")
+        raise UsageError(f"--devices is {count}; expected at least 1")
     import jax
 
     with contextlib.suppress(RuntimeError):  # raised where JAX has its devices already; their number is looked at below
         jax.config.update("jax_num_cpu_devices", count)
         jax.config.update("jax_platforms", "cpu")
     if jax.device_count() != count:
-        raise InputError(f"--devices is {count}, but JAX runs with {jax.device_count()} already; use a new process")
+        raise UsageError(f"--devices is {count}, but JAX runs with {jax.device_count()} already; use a new process")
 
 
 def _lengths(text: str) -> tuple[int, int] | str:
@@ -147,7 +147,7 @@ def _lengths(text: str) -> tuple[int, int] | str:
         return STORE
     found = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", text)
     if not found:
-        raise InputError(f"--lengths is {text!r}; expected input and target tokens such as 512,128, or '{STORE}'")
+        raise UsageError(f"--lengths is {text!r}; expected input and target tokens such as 512,128, or '{STORE}'")
     return int(found[1]), int(found[2])
 
 
@@ -155,7 +155,7 @@ def _bytes(text: str) -> float:
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*([A-Za-z]*)\s*", text)
     unit = found and {name.lower(): factor for name, factor in UNITS.items()}.get(found[2].lower())
     if not found or not unit:
-        raise InputError(f"--fit is {text!r}; expected bytes such as 16e9, 16GB or 16GiB ({', '.join(UNITS)[2:]})")
+        raise UsageError(f"--fit is {text!r}; expected bytes such as 16e9, 16GB or 16GiB ({', '.join(UNITS)[2:]})")
     return float(found[1]) * unit
 
 

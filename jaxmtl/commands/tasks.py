@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from jaxmtl.types import InputError
+from jaxmtl.types import UsageError
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -90,7 +90,7 @@ def preview(
     from jaxmtl.models import flops
     from jaxmtl.weights import check_reads
 
-    config = module.config  # type: ignore[attr-defined]
+    config = module.config  # type: ignore[attr-defined]  (modules of jaxmtl have one)
     check_reads(config, tokenizer, store)
     cost = functools.partial(flops.forward, config)
     stream = make_stream(store, cost=cost, multiple=multiple)
@@ -113,23 +113,23 @@ def row(task: "TaskSpec") -> dict[str, Any]:
 
 def _check(arguments: argparse.Namespace, config: Any) -> None:
     if config is None and arguments.collection is None:
-        raise InputError(
+        raise UsageError(
             "tasks needs a collection, such as: jaxmtl tasks toy; or the gin files of a training, such as: jaxmtl "
             "tasks --gin_file=models/t5_1_1/small.gin --gin_file=runs/train.gin --gin.STORE=STORE --gin.RUN_DIR=RUN_DIR"
         )
     of_training = [f"--plot {arguments.plot}"] * bool(arguments.plot)
     of_training += [f"--gin.{binding}" for binding in arguments.gin_bindings]
     if config is None and of_training:
-        raise InputError(
+        raise UsageError(
             f"{of_training[0]}: is about a training, not about a collection; give the training's gin files instead"
         )
     of_collection = arguments.collection or ("--task_list" if arguments.task_list else "")
     if config is not None and of_collection:
-        raise InputError(
+        raise UsageError(
             f"{of_collection}: with gin files the tasks are those of the token store; give one or the other"
         )
     if arguments.plot and pathlib.Path(arguments.plot).suffix != ".png":
-        raise InputError(f"--plot is {arguments.plot}; expected a file name that ends in .png")
+        raise UsageError(f"--plot is {arguments.plot}; expected a file name that ends in .png")
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jaxmtl.commands.evaluate import git_hash
 from jaxmtl.commands.heads import check_heads
 from jaxmtl.host_memory import keep_freed_memory
-from jaxmtl.types import InputError
+from jaxmtl.types import UsageError
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
       0, or 1 if the run was stopped by a signal before its end.
     """
     if config is None:
-        raise InputError("train needs gin files: --gin_file=models/t5_1_1/small.gin --gin_file=runs/train.gin")
+        raise UsageError("train needs gin files: --gin_file=models/t5_1_1/small.gin --gin_file=runs/train.gin")
     from jaxmtl.training.loop import TERMINATED
 
     keep_freed_memory()

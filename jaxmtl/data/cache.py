@@ -1,5 +1,6 @@
 """A SeqIO mixture -> token store: every example is run once. The bytes are those of `jaxmtl.feed.tokenise`."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -44,15 +45,16 @@ def cache_mixture(
         that `feed.tokenise.cache_tasks` has.
     """
     plan = plan_of(name, splits)
-    shared = SharedPipeline([(task, split) for task, _, split in plan.parts if can_share(task)])
+    pipeline = SharedPipeline([(task, split) for task, _, split in plan.parts if can_share(task)])
     by_spec = {spec.name: task for task, spec, _ in plan.parts}
+    parts = [Part.of(spec, split) for _, spec, split in plan.parts]
 
     def make_rows(part: Part) -> Rows:
         task = by_spec[part.task]
         return pipeline_rows(task, part.split, shared.run if can_share(task) else own_pipeline)
 
-    parts = [Part.of(spec, split) for _, spec, split in plan.parts]
-    return cache_parts(parts, make_rows, folder, plan.description, plan.tokenizer, progress=progress)
+    with contextlib.closing(pipeline) as shared:
+        return cache_parts(parts, make_rows, folder, plan.description, plan.tokenizer, progress=progress)
 
 
 class Plan(NamedTuple):

@@ -54,6 +54,10 @@ class SharedPipeline:
         self._next = place + 1
         return list(itertools.islice(self._rows, source_of(name).num_input_examples(split)))
 
+    def close(self) -> None:
+        """Ends a pipeline that nobody reads to its end: at the interpreter's own end it would wait for it forever."""
+        self._next, self._rows = None, iter(())
+
     def _start(self, parts: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         sources = [(source_of(name), split) for name, split in parts]
         task = seqio.TaskRegistry.get(parts[0][0]).replace(source=_Chain(sources))

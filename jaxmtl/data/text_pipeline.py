@@ -70,7 +70,7 @@ def describe(objective: Objective) -> dict[str, Any]:
     Returns:
       JSON values.
     """
-    return {"name": type(objective).__name__, "arguments": dataclasses.asdict(objective)}  # type: ignore[call-overload]
+    return {"name": type(objective).__name__, "arguments": dataclasses.asdict(objective)}  # type: ignore[call-overload]  (a dataclass, says its docstring)
 
 
 def room_of(sequence_length: Mapping[str, int], output_features: Mapping[str, Any]) -> Room:

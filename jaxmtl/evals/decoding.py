@@ -69,7 +69,7 @@ class Decoding:
                 raise InputError(f"decoding: {name} is {getattr(self, name)!r}; expected {expected}")
         for method, names in OPTIONS_OF.items():
             for name in names:
-                if method != self.method and name in self._changed():
+                if method != self.method and name in self.changed():
                     raise InputError(
                         f"decoding: {name} is {getattr(self, name)!r}, which method {self.method!r} does not know;"
                         f" choose method {method!r} or leave it out"
@@ -95,11 +95,12 @@ class Decoding:
 
     def describe(self) -> str:
         """Returns the method and every option that is not at its default, as a record holds them."""
-        changed = self._changed()
+        changed = self.changed()
         own = {name: getattr(self, name) for name in OPTIONS_OF[self.method]} | changed
         return " ".join([self.method, *(f"{name}={value}" for name, value in own.items() if name != "method")])
 
-    def _changed(self) -> dict[str, Any]:
+    def changed(self) -> dict[str, Any]:
+        """Returns the options that are not at their defaults, by name."""
         fields = dataclasses.fields(self)
         return {one.name: getattr(self, one.name) for one in fields if getattr(self, one.name) != one.default}
 

@@ -1,4 +1,4 @@
-"""Reads what a Hugging Face folder says about decoding, in terms of this project's options.
+"""Reads what a Hugging Face folder or hub id says about decoding, in terms of this project's options.
 
 `transformers` applies these settings silently wherever its `generate` is called. Here they are read on request, so that
 a run can state them; what they say and cannot be stated is an error, never left out.
@@ -12,6 +12,7 @@ from typing import Any
 
 from jaxmtl.evals.decoding import Decoding
 from jaxmtl.types import InputError
+from jaxmtl.weights import home_of
 from jaxmtl.weights.json_file import read_object
 
 FILE = "generation_config.json"
@@ -58,34 +59,39 @@ class FolderDecoding:
     file: pathlib.Path
 
 
-def read_decoding(folder: str | os.PathLike, config: Any) -> FolderDecoding:
+def read_decoding(path: str | os.PathLike, config: Any) -> FolderDecoding:
     """Reads `generation_config.json`, or where there is none the fields of `config.json` that are about decoding.
 
     Args:
-      folder: a Hugging Face folder.
+      path: as in `load_pretrained`; the file is looked for beside the model's `config.json`.
       config: the model's config.
 
     Returns:
       The options with which `generate` here gives what `transformers` gives by default.
 
     Raises:
-      InputError: if there is neither file, or a field cannot be expressed; names file and field.
+      InputError: if nothing is found at `path`, there is neither file, or a field cannot be expressed; names file and
+        field.
     """
-    path = pathlib.Path(folder) / FILE
-    if path.exists():
-        raw = read_object(path)
-        strange = sorted(raw.keys() - MAPPED - WITHOUT_EFFECT - NEUTRAL.keys())
-        if strange:
-            raise InputError(f"{path}: field {strange[0]!r} is not known; remove it if it does not concern decoding")
-    else:
-        path = pathlib.Path(folder) / "config.json"
-        raw = read_object(path)
+    raw, file = _fields(home_of(path))
     raw = {name: value for name, value in raw.items() if value is not None}
-    _check_types(raw, path)
-    _check_neutral(raw, path)
-    _check_ids(raw, config, path)
-    max_tokens, min_tokens = _lengths(raw, hasattr(config, "decoder_start_id"), path)
-    return FolderDecoding(decoding=_options(raw, min_tokens, path), max_tokens=max_tokens, file=path)
+    _check_types(raw, file)
+    _check_neutral(raw, file)
+    _check_ids(raw, config, file)
+    max_tokens, min_tokens = _lengths(raw, hasattr(config, "decoder_start_id"), file)
+    return FolderDecoding(decoding=_options(raw, min_tokens, file), max_tokens=max_tokens, file=file)
+
+
+def _fields(home: pathlib.Path) -> tuple[dict[str, Any], pathlib.Path]:
+    """Returns what the file for decoding says, else the model's config, and which file it was."""
+    file = home / FILE
+    if not file.exists():
+        return read_object(home / "config.json"), home / "config.json"
+    raw = read_object(file)
+    strange = sorted(raw.keys() - MAPPED - WITHOUT_EFFECT - NEUTRAL.keys())
+    if strange:
+        raise InputError(f"{file}: field {strange[0]!r} is not known; remove it if it does not concern decoding")
+    return raw, file
 
 
 def _check_types(raw: Mapping[str, Any], path: pathlib.Path) -> None:

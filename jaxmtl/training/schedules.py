@@ -101,7 +101,8 @@ def task_clock(schedule: Schedule, *, every: int = 3) -> Schedule:
 def _check(num_steps: int, warmup_steps: int) -> None:
     if not 0 <= warmup_steps < num_steps:
         raise InputError(
-            f"schedule: warmup_steps={warmup_steps}, num_steps={num_steps}; expected 0 <= warmup_steps < num_steps"
+            f"schedule: {warmup_steps} warm-up steps (WARMUP_STEPS) of {num_steps} in all (STEPS); expected 0 or more, "
+            "and fewer than there are steps"
         )
 
 

@@ -19,6 +19,8 @@ from jaxmtl.types import InputError
 
 Read = Callable[[str], np.ndarray]
 Place = Callable[[str, np.ndarray], Any]
+LISTED = 10
+"""Names of tensors that an error lists of those that do not fit; it counts them all."""
 
 
 class Tensors(Protocol):
@@ -124,7 +126,7 @@ def check_names(table: Table, names: set[str], ignore: set[str], where: str) -> 
     unknown = sorted(name for name in names - expected if not is_ignored(name))
     if missing or unknown:
         listed = [
-            f"{len(part)} {what}: {', '.join(part[:3])}"
+            f"{len(part)} {what}: {', '.join(part[:LISTED])}{', ...' if len(part) > LISTED else ''}"
             for what, part in (("missing", missing), ("unknown", unknown))
             if part
         ]

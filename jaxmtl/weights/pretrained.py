@@ -27,6 +27,7 @@ from jaxmtl.weights.json_file import read_object
 from jaxmtl.weights.refusals import reason
 from jaxmtl.weights.safetensors_io import TensorFolder, write_tensors
 from jaxmtl.weights.t5x_layers import UnscannedArrays
+from jaxmtl.weights.torch_pickles import PICKLE_FILES, PickleFolder, has_only_pickles
 
 FAMILIES: Mapping[str, ModuleType] = {
     **{family.MODEL_TYPE: family for family in (t5_map, bart_map, gpt2_map, opt_map)},
@@ -37,6 +38,7 @@ FAMILIES: Mapping[str, ModuleType] = {
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model", "vocab.json")
 HUB_FILES = (
     "config.json",
+    "generation_config.json",
     "*.safetensors",
     "*.safetensors.index.json",
     "tokenizer_config.json",
@@ -80,9 +82,9 @@ def load_pretrained(
     """Loads a model from a Hugging Face folder, a hub id, a T5X checkpoint, or a run folder of jaxmtl.
 
     Args:
-      path: a folder with `config.json` and safetensors; a folder with `config.json` beside T5X's `checkpoint_STEP` (the
-        newest is taken) or one of these itself; a run folder (its best checkpoint, else its latest); or the id of a
-        model on the hub, which is fetched into the hub's own cache.
+      path: a folder with `config.json` and safetensors, or `.bin` files, which torch then reads; a folder with
+        `config.json` beside T5X's `checkpoint_STEP` (the newest is taken) or one of these itself; a run folder (its
+        best checkpoint, else its latest); or a model's id on the hub, which is fetched into the hub's own cache.
       dtype: dtype of weights and activations, "float32" or "bfloat16".
       mesh: where to put the weights, split by the family's logical axes; on the default device if None.
       step: which checkpoint of a run folder, instead of its best.
@@ -162,11 +164,26 @@ def tokenizer_of(path: str | os.PathLike) -> Tokenizer | None:
     Raises:
       InputError: if nothing is found at `path`, or the tokenizer is damaged.
     """
+    return _tokenizer_in(home_of(path))
+
+
+def home_of(path: str | os.PathLike) -> pathlib.Path:
+    """Finds the folder with a model's `config.json` and what lies beside it: tokenizer and `generation_config.json`.
+
+    Args:
+      path: as in `load_pretrained`; a hub id is fetched.
+
+    Returns:
+      The folder: of a run its `model/`, of a T5X checkpoint the one that it lies in.
+
+    Raises:
+      InputError: if nothing is found at `path`.
+    """
     folder = _find(path)
     if run_folder.is_run(folder):
-        return _tokenizer_in(folder / run_folder.MODEL)
+        return folder / run_folder.MODEL
     location = t5x_io.find(folder)
-    return _tokenizer_in(folder if location is None else location.home)
+    return folder if location is None else location.home
 
 
 def save_pretrained(folder: str | os.PathLike, pretrained: Pretrained) -> None:
@@ -269,8 +286,10 @@ def _find(path: str | os.PathLike) -> pathlib.Path:
     import huggingface_hub  # only a hub id needs it
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    fetch = lambda files: pathlib.Path(huggingface_hub.snapshot_download(str(path), allow_patterns=list(files)))
     try:
-        return pathlib.Path(huggingface_hub.snapshot_download(str(path), allow_patterns=list(HUB_FILES)))
+        folder = fetch(HUB_FILES)
+        return folder if any(folder.glob("*.safetensors")) else fetch([*HUB_FILES, *PICKLE_FILES])
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise InputError(
             f"{path}: no such folder, and the hub did not give a model of this name ({reason(error)})"
@@ -297,7 +316,7 @@ def _open(folder: pathlib.Path) -> _Stored:
     location = t5x_io.find(folder)
     if location is None:
         family = _family_named(_raw_config(folder), folder)
-        return _Stored(family, family.view(TensorFolder(folder)), folder)
+        return _Stored(family, family.view(_tensors_in(folder)), folder)
     arrays = UnscannedArrays(t5x_io.T5XArrays(location))
     if not (location.home / "config.json").exists():
         suggestion = t5x_map.suggested_config(arrays) or "T5's sizes under their Hugging Face names"
@@ -305,6 +324,11 @@ def _open(folder: pathlib.Path) -> _Stored:
             f"{location.home}: holds a T5X checkpoint but no config.json; put one there that says {suggestion}"
         )
     return _Stored(t5x_map, arrays, location.home)
+
+
+def _tensors_in(folder: pathlib.Path) -> key_table.Tensors:
+    """Opens safetensors, or torch's files where there are only such."""
+    return PickleFolder(folder) if has_only_pickles(folder) else TensorFolder(folder)
 
 
 def _raw_config(folder: pathlib.Path) -> dict[str, Any]:
@@ -368,45 +392,3 @@ def _with_tokenizer(config: Any, module: nn.Module, params: Any, folder: pathlib
 
 def _tokenizer_in(folder: pathlib.Path) -> Tokenizer | None:
     return load_tokenizer(folder) if any((folder / file).exists() for file in TOKENIZER_FILES) else None
-
-
-def step_of(path: str | os.PathLike) -> int:
-    """Returns the step of the checkpoint that `load_pretrained` takes; 0 for models that tell none.
-
-    Args:
-      path: as in `load_pretrained`.
-    """
-    folder = pathlib.Path(path)
-    if run_folder.is_run(folder):
-        return run_folder.best_step(folder)
-    location = t5x_io.find(folder)
-    return 0 if location is None else location.step
-
-
-def steps_of(path: str | os.PathLike) -> list[int]:
-    """Lists the checkpoints that a run folder keeps.
-
-    Args:
-      path: a run folder.
-
-    Returns:
-      Their steps, ascending, at least one.
-
-    Raises:
-      InputError: if it is no run folder, or holds no complete checkpoint.
-    """
-    folder = pathlib.Path(path)
-    found = run_folder.steps(folder) if run_folder.is_run(folder) else []
-    if not found:
-        raise InputError(f"{path}: holds no complete checkpoint of a run; give the folder of a run that was trained")
-    return found
-
-
-def seed_of(path: str | os.PathLike) -> int:
-    """Returns the seed that a run folder was trained with; 0 for other models.
-
-    Args:
-      path: as in `load_pretrained`.
-    """
-    folder = pathlib.Path(path)
-    return run_folder.newest_progress(folder)["seed"] if run_folder.is_run(folder) else 0

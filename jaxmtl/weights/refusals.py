@@ -8,6 +8,9 @@ import numpy as np
 
 from jaxmtl.types import InputError
 
+_MOST = 200
+"""Characters of an error's text that are shown."""
+
 
 def check_same_shapes(found: Any, wanted: Any, where: str, advice: str) -> None:
     """Refuses a tree that is not exactly the wanted one.
@@ -43,9 +46,10 @@ def damaged(path: pathlib.Path, error: Exception, advice: str) -> InputError:
 
 
 def reason(error: Exception) -> str:
-    """Returns an error's type and the first line of its text."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+    """Returns an error's type and the first line of its text, of a long one the beginning and the end."""
+    line = next(iter(str(error).splitlines()), "")
+    shown = line if len(line) <= _MOST else f"{line[: _MOST // 2]} ... {line[-_MOST // 2 :]}"  # the cause comes last
+    return f"{type(error).__name__}: {shown}" if shown else type(error).__name__
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:

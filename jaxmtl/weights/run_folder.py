@@ -104,9 +104,11 @@ def read_params(folder: pathlib.Path, shapes: Any, shardings: Any, dtype: str, s
     """
     step = best_step(folder) if step is None else check_step(folder, step)
     path = folder / CHECKPOINTS / str(step) / "params"
-    with ocp.StandardCheckpointer() as checkpointer:
+    # A checkpointer would also look for the metadata of a whole step here, and warn: this is one item of a step.
+    handler: Any = ocp.StandardCheckpointHandler()
+    with ocp.Checkpointer(handler) as checkpointer:
         try:
-            found = checkpointer.metadata(path.absolute()).item_metadata.tree
+            found = handler.metadata(path.absolute()).tree
         except Exception as error:
             raise damaged(path, error, ADVICE_IF_DAMAGED) from error
         check_same_shapes(found, shapes, str(path), "model/config.json is another model's, or of another run")
@@ -114,6 +116,6 @@ def read_params(folder: pathlib.Path, shapes: Any, shardings: Any, dtype: str, s
             lambda s, to: jax.ShapeDtypeStruct(s.shape, jnp.dtype(dtype), sharding=to), shapes, shardings
         )
         try:
-            return checkpointer.restore(path.absolute(), wanted)
+            return checkpointer.restore(path.absolute(), args=ocp.args.StandardRestore(wanted))
         except Exception as error:
             raise damaged(path, error, ADVICE_IF_DAMAGED) from error

@@ -36,22 +36,11 @@ class TensorFolder:
     def _index(self) -> dict[str, str]:
         index = self.folder / INDEX
         if index.exists():
-            file_of = read_object(index).get("weight_map")
-            if not isinstance(file_of, dict) or not all(is_file_name(file) for file in file_of.values()):
-                raise InputError(f"{index}: `weight_map` gives no file name for each tensor; fetch the file again")
-            missing = sorted({name for name in file_of.values() if not (self.folder / name).exists()})
-            if missing:
-                raise InputError(f"{index}: shard {missing[0]} is not in the folder ({len(missing)} missing)")
-            return file_of
+            return files_of_index(index, read_object(index))
         if (self.folder / SINGLE).exists():
             with _opened(self.folder / SINGLE) as file:
                 return {name: SINGLE for name in file.keys()}
-        raise InputError(f"{self.folder}: holds neither {SINGLE} nor {INDEX}{self._advice()}")
-
-    def _advice(self) -> str:
-        if any(self.folder.glob("*.bin")):
-            return "; .bin files are pickles and are not opened: save them again as safetensors (transformers does)"
-        return ""
+        raise InputError(f"{self.folder}: holds neither {SINGLE} nor {INDEX}")
 
     def names(self) -> set[str]:
         """Returns the names of all tensors."""
@@ -70,6 +59,28 @@ class TensorFolder:
         path = self.folder / self._file_of[name]
         with _opened(path) as opened, _readable(path, name):
             return get(opened)
+
+
+def files_of_index(path: pathlib.Path, index: Mapping[str, Any]) -> dict[str, str]:
+    """Checks what the index of a sharded model says.
+
+    Args:
+      path: the index; the shards lie beside it.
+      index: its content.
+
+    Returns:
+      Tensor name to the name of its file.
+
+    Raises:
+      InputError: if it names no files, or one that is not there.
+    """
+    file_of = index.get("weight_map")
+    if not isinstance(file_of, dict) or not all(is_file_name(file) for file in file_of.values()):
+        raise InputError(f"{path}: `weight_map` gives no file name for each tensor; fetch the file again")
+    missing = sorted({name for name in file_of.values() if not (path.parent / name).exists()})
+    if missing:
+        raise InputError(f"{path}: shard {missing[0]} is not in the folder ({len(missing)} missing)")
+    return file_of
 
 
 def read_file(path: pathlib.Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:

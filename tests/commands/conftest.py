@@ -15,7 +15,7 @@ from jaxmtl.tokenizers import train_sentencepiece
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-from short_runs import train_words  # noqa: E402
+from short_runs import train_words  # noqa: E402  (found by the line above)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,15 @@
 import csv
 import importlib.metadata
+import json
 import pathlib
+import shlex
 import shutil
 
 import pytest
 from short_runs import MODEL, evaluate_words
 
-from jaxmtl.main import main
+from jaxmtl.evals.decoding import Decoding
+from jaxmtl.main import GinConfig, main
 
 
 def output(capsys, *words):
@@ -26,6 +29,29 @@ def test_info_tells_what_a_folder_holds(store, run_dir, tmp_path, capsys):
     assert text.startswith("T5 of ") and "step 4" in text and "embed_dim 16" in text
     output(capsys, "convert", str(run_dir), str(tmp_path / "hf"))
     assert output(capsys, "info", str(tmp_path / "hf")).splitlines()[0] == text.splitlines()[0].removesuffix(", step 4")
+
+
+def test_info_gives_a_folder_s_own_decoding_as_flags_that_say_it_again(run_dir, tmp_path, capsys):
+    output(capsys, "convert", str(run_dir), str(tmp_path / "hf"))
+    assert "decoding" not in output(capsys, "info", str(tmp_path / "hf"))
+    own = dict(
+        num_beams=4, early_stopping=True, length_penalty=0.6, min_length=6, max_length=20, repetition_penalty=1.5
+    )
+    (tmp_path / "hf" / "generation_config.json").write_text(json.dumps(own))
+    (line,) = [line for line in output(capsys, "info", str(tmp_path / "hf")).splitlines() if "decoding" in line]
+    assert line.startswith("its own decoding, by generation_config.json: --gin.")
+    bindings = [flag.removeprefix("--gin.") for flag in shlex.split(line.split(": ")[1])]
+    assert "MAX_TOKENS=19" in bindings  # transformers counts the start token
+    needed = ["STORE=runs/store", "RUN_DIR=runs/first", "CHECKPOINT=hf"]
+    config = GinConfig(["runs/evaluate.gin"], [*needed, *bindings])
+    expected = dict(num_beams=4, early_stopping=True, length_penalty=0.6, min_tokens=5, repetition_penalty=1.5)
+    assert config.configured(Decoding)() == Decoding(method="beam", **expected)
+
+
+def test_info_says_why_a_folder_s_own_decoding_cannot_be_stated(run_dir, tmp_path, capsys):
+    output(capsys, "convert", str(run_dir), str(tmp_path / "hf"))
+    (tmp_path / "hf" / "generation_config.json").write_text('{"penalty_alpha": 0.6}')
+    assert "cannot be stated here: " in output(capsys, "info", str(tmp_path / "hf"))
 
 
 def test_info_reads_a_store_whole(store, tmp_path, capsys):

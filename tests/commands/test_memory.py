@@ -71,25 +71,29 @@ def test_the_largest_batch_divides_into_microbatches(compiled, capsys):
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    "words, code, message",
     [
-        (["info", "--memory"], "--memory needs the gin files of a training"),
-        (["info", "--memory", "folder", *PLAN[2:]], "folder: --memory is about a training"),
-        (["info", "--devices=4"], "--devices 4: is about the memory of a training; give --memory too"),
-        (["info", *PLAN[2:]], "give --memory too"),
-        ([*PLAN, "--fit=1GB"], "--fit 1GB: needs the lengths of rows"),
-        ([*PLAN, LENGTHS, "--fit=much"], "--fit is 'much'; expected bytes such as 16e9, 16GB or 16GiB"),
-        ([*PLAN, LENGTHS, "--fit=57kB"], "no batch fits in 57.00 kB on each device: 8 rows x 16 / 8 tokens take 58.00"),
-        ([*PLAN, "--lengths=12"], "--lengths is '12'; expected input and target tokens"),
-        ([*PLAN, "--lengths=0,8"], "expected 1 or more rows"),
-        ([*PLAN, "--lengths=store"], "token store STORE does not exist"),
-        ([*PLAN, "--gin.MICROBATCHES=0"], "num_microbatches is 0; expected at least 1"),
-        ([*PLAN, "--devices=0"], "--devices is 0; expected at least 1"),
-        ([*PLAN, "--devices=16"], "JAX runs with 8 already"),
+        (["info", "--memory"], 2, "--memory needs the gin files of a training"),
+        (["info", "--memory", "folder", *PLAN[2:]], 2, "folder: --memory is about a training"),
+        (["info", "--devices=4"], 2, "--devices 4: is about the memory of a training; give --memory too"),
+        (["info", *PLAN[2:]], 2, "give --memory too"),
+        ([*PLAN, "--fit=1GB"], 2, "--fit 1GB: needs the lengths of rows"),
+        ([*PLAN, LENGTHS, "--fit=much"], 2, "--fit is 'much'; expected bytes such as 16e9, 16GB or 16GiB"),
+        (
+            [*PLAN, LENGTHS, "--fit=57kB"],
+            1,
+            "no batch fits in 57.00 kB on each device: 8 rows x 16 / 8 tokens take 58.00",
+        ),
+        ([*PLAN, "--lengths=12"], 2, "--lengths is '12'; expected input and target tokens"),
+        ([*PLAN, "--lengths=0,8"], 1, "expected 1 or more rows"),
+        ([*PLAN, "--lengths=store"], 1, "token store STORE does not exist"),
+        ([*PLAN, "--gin.MICROBATCHES=0"], 1, "num_microbatches is 0; expected at least 1"),
+        ([*PLAN, "--devices=0"], 2, "--devices is 0; expected at least 1"),
+        ([*PLAN, "--devices=16"], 2, "JAX runs with 8 already"),
     ],
 )
-def test_mistakes_are_told_in_one_line(words, message, compiled, capsys):
-    assert main(words) == 1
+def test_mistakes_are_told_in_one_line(words, code, message, compiled, capsys):
+    assert main(words) == code
     error = capsys.readouterr().err.removeprefix("compiling a step of 8 rows ...\n")
     assert error.startswith("error: ") and error.count("\n") == 1 and message in error and "--traceback" not in error
 

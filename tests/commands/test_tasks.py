@@ -54,26 +54,26 @@ def test_the_table_shows_a_file_of_ones_own(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "words, hint",
+    "words, code, hint",
     [
-        (["tasks", "toyy"], "unknown collection 'toyy'; closest: toy"),
-        (["tasks", "jsonl", "/no/such.jsonl"], "/no/such.jsonl"),
-        (["tasks", "sni", "/no/such/folder"], "/no/such/folder"),
-        (["tasks", "sni"], "'sni' needs its folder: give data_dir (jaxmtl tasks sni FOLDER"),
-        (["tasks", "toy", "mine.jsonl"], "'mine.jsonl'; its tasks are made by code"),
-        (["tasks", "toy", "--task_list=x"], "task_list"),
-        (["tasks"], "tasks needs a collection, such as: jaxmtl tasks toy; or the gin files of a training"),
-        (["tasks", "toy", "--gin.STEPS=5"], "--gin.STEPS=5: is about a training, not about a collection"),
-        (["tasks", "toy", "--plot=a.png"], "--plot a.png: is about a training, not about a collection"),
-        (["tasks", "toy", *PREVIEW], "toy: with gin files the tasks are those of the token store"),
-        (["tasks", "--task_list=x", *PREVIEW], "--task_list: with gin files the tasks are those of the token store"),
-        (["tasks", "--plot=a.pdf", *PREVIEW], "--plot is a.pdf; expected a file name that ends in .png"),
-        (["tasks", *PREVIEW], "/no/store"),
-        (["tasks", "--gin_file=runs/evaluate.gin", "--gin.CHECKPOINT=x", *PREVIEW[2:]], "missing 5 required"),
+        (["tasks", "toyy"], 1, "unknown collection 'toyy'; closest: toy"),
+        (["tasks", "jsonl", "/no/such.jsonl"], 1, "/no/such.jsonl"),
+        (["tasks", "sni", "/no/such/folder"], 1, "/no/such/folder"),
+        (["tasks", "sni"], 1, "'sni' needs its folder: give data_dir (jaxmtl tasks sni FOLDER"),
+        (["tasks", "toy", "mine.jsonl"], 1, "'mine.jsonl'; its tasks are made by code"),
+        (["tasks", "toy", "--task_list=x"], 1, "task_list"),
+        (["tasks"], 2, "tasks needs a collection, such as: jaxmtl tasks toy; or the gin files of a training"),
+        (["tasks", "toy", "--gin.STEPS=5"], 2, "--gin.STEPS=5: is about a training, not about a collection"),
+        (["tasks", "toy", "--plot=a.png"], 2, "--plot a.png: is about a training, not about a collection"),
+        (["tasks", "toy", *PREVIEW], 2, "toy: with gin files the tasks are those of the token store"),
+        (["tasks", "--task_list=x", *PREVIEW], 2, "--task_list: with gin files the tasks are those of the token store"),
+        (["tasks", "--plot=a.pdf", *PREVIEW], 2, "--plot is a.pdf; expected a file name that ends in .png"),
+        (["tasks", *PREVIEW], 1, "/no/store"),
+        (["tasks", "--gin_file=runs/evaluate.gin", "--gin.CHECKPOINT=x", *PREVIEW[2:]], 1, "missing 5 required"),
     ],
 )
-def test_what_cannot_be_listed_is_told_in_one_line(words, hint, capsys):
-    assert main(words) == 1
+def test_what_cannot_be_listed_is_told_in_one_line(words, code, hint, capsys):
+    assert main(words) == code
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and hint in error
     assert "--traceback" not in error, "not told as a mistake of the user"

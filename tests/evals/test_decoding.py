@@ -1,6 +1,9 @@
 """The options of decoding: what is refused, what reaches the loop, and what a Hugging Face folder asks for."""
 
+import dataclasses
+import fnmatch
 import json
+import shutil
 import types
 
 import pytest
@@ -106,6 +109,27 @@ def test_without_a_generation_config_the_model_s_config_tells(tmp_path):
     content = dict(model_type="bart", d_model=16, num_beams=4, task_specific_params={}, typical_p=1.0)
     found = read_decoding(write(tmp_path, content, "config.json"), ENCODER_DECODER)
     assert (found.decoding, found.max_tokens) == (Decoding(method="beam", num_beams=4), None)
+
+
+def test_a_hub_id_is_read_as_its_model_is(tmp_path, monkeypatch):
+    def download(name, allow_patterns):
+        """Gives what a hub with these files would: only those that are asked for."""
+        assert name == "someone/model"
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+        (tmp_path / "cache").mkdir()
+        for file in (tmp_path / "hub").iterdir():
+            if any(fnmatch.fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copy(file, tmp_path / "cache")
+        return str(tmp_path / "cache")
+
+    (tmp_path / "hub").mkdir()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    write(tmp_path / "hub", dict(model_type="bart", num_beams=2), "config.json")
+    assert read_decoding("someone/model", ENCODER_DECODER).decoding == Decoding(method="beam", num_beams=2)
+    write(tmp_path / "hub", BART)
+    found = read_decoding("someone/model", ENCODER_DECODER)
+    assert found == dataclasses.replace(read_decoding(tmp_path / "hub", ENCODER_DECODER), file=found.file)
+    assert found.file == tmp_path / "cache" / "generation_config.json" and found.decoding.num_beams == 4
 
 
 def test_sampling_takes_the_default_of_transformers_for_top_k(tmp_path):

@@ -137,7 +137,7 @@ def test_draws_follow_the_rates(rate: object) -> None:
     sizes = np.array([26, 100, 1000, 5000, 3, 250_000, 0])
     sampler = Sampler(sizes, rate, 16, 11)
     counts = np.bincount(sampler.draw(4000).task_ids, minlength=len(sizes))
-    weights = np.asarray(rate(sizes))  # pyright: ignore[reportCallIssue]
+    weights = np.asarray(rate(sizes))  # pyright: ignore[reportCallIssue]  (all of these are functions)
     asked = weights > 0
     assert counts[~asked].sum() == 0
     expected = weights[asked] / weights.sum() * counts.sum()

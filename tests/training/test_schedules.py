@@ -32,9 +32,9 @@ def test_rsqrt_is_the_rate_of_t5s_pretraining(step):
 
 @pytest.mark.parametrize("warmup_steps", [-1, 10, 11])
 def test_a_warmup_that_does_not_fit_is_refused(warmup_steps):
-    with pytest.raises(InputError, match="warmup_steps"):
+    with pytest.raises(InputError, match="warm-up steps"):
         schedules.linear(peak=1.0, num_steps=10, warmup_steps=warmup_steps)
-    with pytest.raises(InputError, match="warmup_steps"):
+    with pytest.raises(InputError, match="warm-up steps"):
         schedules.cosine(peak=1.0, num_steps=10, warmup_steps=warmup_steps)
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import logging
 import pathlib
 
 import jax
@@ -252,6 +253,14 @@ def test_a_run_folder_gives_its_best_checkpoint_else_its_latest(pretrained, tmp_
     assert loaded.config == pretrained.config
     assert loaded.tokenizer.fingerprint == pretrained.tokenizer.fingerprint
     assert_same(loaded.params, params[expected])
+
+
+def test_reading_a_run_folder_warns_of_nothing(pretrained, tmp_path, caplog):
+    make_run(tmp_path, pretrained)
+    caplog.clear()
+    load_pretrained(tmp_path)
+    load_pretrained(tmp_path, mesh=partitioning.make_mesh(data=1, fsdp=8), dtype="bfloat16")
+    assert [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING] == []
 
 
 def test_a_run_folder_loads_onto_a_mesh(pretrained, tmp_path):

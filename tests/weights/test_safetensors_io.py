@@ -101,12 +101,6 @@ def test_an_earlier_save_stays_whole_until_the_new_one_is_complete(tmp_path, mon
         np.testing.assert_array_equal(TensorFolder(tmp_path).read(name), tensor)
 
 
-def test_only_pickles_are_refused_with_advice(tmp_path):
-    (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    with pytest.raises(InputError, match="holds neither .*pickles and are not opened: save them again"):
-        TensorFolder(tmp_path)
-
-
 def test_a_folder_without_weights_is_refused(tmp_path):
     with pytest.raises(InputError, match=f"holds neither {SINGLE} nor {INDEX}$"):
         TensorFolder(tmp_path)
