@@ -1,11 +1,13 @@
-"""Generation, greedy or with beams: jaxmtl against Hugging Face's `generate`, in examples per second.
+"""Generation, greedy and with beams: jaxmtl against Hugging Face's `generate`, in examples per second.
 
 Prompts are the test tasks' (definition and two positive examples, at most 512 tokens), longest first, in the same
-batches; both generate 32 tokens with the same random weights, read from the same folder, and never an end token.
-`identical` is the share of examples for which both give the same tokens.
+batches; both generate 32 tokens with the same random weights, read from the same folder, and never an end token. T5's
+tokens serve all families: speed does not depend on what they mean. Each family is measured with every number of beams.
+`identical` is the share of examples for which both give the same tokens. `ratio`, `identical` and the speeds are those
+of the first family with the first number of beams; `cells` holds those of all.
 
-Without arguments: 64 examples of 2 + 2 layers. With --full: 5 of each task, with the whole T5 v1.1 small. With
---beams N: beam search with N beams instead of greedy decoding.
+Without arguments: 32 examples and 2 layers a side. With --full: 2 of each task, and the whole T5 v1.1 small, BART base
+and GPT-2 (124M).
 """
 
 import argparse
@@ -17,14 +19,17 @@ from typing import Any
 import measuring
 import workload
 
-QUICK = dict(layers=2, examples=1, most=64)
-FULL = dict(layers=8, examples=5, most=1 << 20)
+QUICK = dict(layers=dict.fromkeys(workload.FAMILIES, 2), examples=1, most=32)
+FULL = dict(layers={"t5": 8, "bart": 6, "gpt2": 12}, examples=2, most=1 << 20)
 MAX_INPUT, MAX_NEW = 512, 32
+Batches = list[list[list[int]]]
 
 
 def main() -> None:
     parser = workload.make_parser(__doc__)
-    parser.add_argument("--beams", type=int, default=1, help="open beams; 1 is greedy (default)")
+    families = [*workload.FAMILIES]
+    parser.add_argument("--families", nargs="+", choices=families, default=families, help="models to measure")
+    parser.add_argument("--beams", nargs="+", type=int, default=[1, 4], help="numbers of open beams; 1 is greedy")
     arguments = parser.parse_args()
     workload.check(parser, arguments)
     measuring.use_same_settings(arguments.threads)
@@ -33,31 +38,46 @@ def main() -> None:
         root = pathlib.Path(folder)
         store = workload.make_store(arguments, root, "test", sizes.examples, (MAX_INPUT, 128))
         batches = make_batches(store, sizes.most, arguments.batch_size)
-        print(f"{sizes.layers} + {sizes.layers} layers, {sum(map(len, batches))} prompts", flush=True)
-        figures = compare(root / "model", sizes.layers, batches, arguments.beams)
-    measuring.print_result("decode", figures | {"sizes": vars(sizes)}, arguments)
+        print(f"{sum(map(len, batches))} prompts", flush=True)
+        cells: dict[str, Any] = {}
+        for family in arguments.families:
+            cells |= compare(root / family, family, sizes.layers[family], batches, arguments.beams)
+    first = next(iter(cells.values()))
+    measuring.print_result("decode", first | {"cells": cells, "sizes": vars(sizes)}, arguments)
 
 
-def compare(folder: pathlib.Path, layers: int, batches: list[list[list[int]]], beams: int = 1) -> dict[str, Any]:
-    with measuring.side(theirs, folder, layers, batches, beams) as peer:
-        print(f"HF: ready in {peer.ready().seconds:.1f} s", flush=True)  # and has written the weights
-        with measuring.side(ours, folder, batches, beams) as mine:
-            print(f"ours: ready in {mine.ready().seconds:.1f} s", flush=True)
-            answers = measuring.in_turns({"ours": mine.ask, "hf": peer.ask}, range(len(batches)))
-            return summary(answers, {"ours": mine.peak_memory() / 1e9, "hf": peer.peak_memory() / 1e9})
+def compare(folder: pathlib.Path, family: str, layers: int, batches: Batches, beams: list[int]) -> dict[str, Any]:
+    """Returns figures by family and number of beams."""
+    requests = [(number, count) for count in beams for number in range(len(batches))]
+    with measuring.side(theirs, folder, family, layers, batches, beams) as peer:
+        print(f"{family}, HF: ready in {peer.ready().seconds:.1f} s", flush=True)  # and has written the weights
+        with measuring.side(ours, folder, family, batches, beams) as mine:
+            print(f"{family}, ours: ready in {mine.ready().seconds:.1f} s", flush=True)
+            answers = measuring.in_turns({"ours": mine.ask, "hf": peer.ask}, requests)
+            memory = {"ours": mine.peak_memory() / 1e9, "hf": peer.peak_memory() / 1e9}
+    cells = {}
+    for count in beams:
+        chosen = [index for index, request in enumerate(requests) if request[1] == count]
+        of_count = {name: [those[index] for index in chosen] for name, those in answers.items()}
+        name = f"{family}_{'greedy' if count == 1 else f'beam{count}'}"
+        cells[name] = summary(name, of_count, memory)
+    return cells
 
 
-def summary(answers: dict[str, list[measuring.Answer]], memory: dict[str, float]) -> dict[str, Any]:
+def summary(cell: str, answers: dict[str, list[measuring.Answer]], memory: dict[str, float]) -> dict[str, Any]:
     speeds = {name: measuring.rate(those, len) for name, those in answers.items()}
     texts = {name: [row for answer in those for row in answer.value] for name, those in answers.items()}
     same = [mine == peer for mine, peer in zip(texts["ours"], texts["hf"], strict=True)]
-    print(", ".join(f"{name} {speeds[name]:.2f} examples/s, peak memory {memory[name]:.2f} GB" for name in speeds))
-    return {
-        "ratio": speeds["ours"] / speeds["hf"],
-        "identical": sum(same) / len(same),
-        **{f"{name}_examples_per_second": speed for name, speed in speeds.items()},
-        **{f"{name}_peak_gigabytes": size for name, size in memory.items()},
-    }
+    shown = ", ".join(f"{name} {speeds[name]:.2f} examples/s, peak memory {memory[name]:.2f} GB" for name in speeds)
+    print(f"{cell}: {shown}", flush=True)
+    return measuring.rounded(
+        {
+            "ratio": speeds["ours"] / speeds["hf"],
+            "identical": sum(same) / len(same),
+            **{f"{name}_examples_per_second": speed for name, speed in speeds.items()},
+            **{f"{name}_peak_gigabytes": size for name, size in memory.items()},
+        }
+    )
 
 
 def make_batches(store: pathlib.Path, most: int, batch_size: int) -> list[list[list[int]]]:
@@ -72,44 +92,58 @@ def make_batches(store: pathlib.Path, most: int, batch_size: int) -> list[list[l
     return [chosen[start : start + batch_size] for start in range(0, len(chosen), batch_size)]
 
 
-def ours(folder: pathlib.Path, batches: list[list[list[int]]], beams: int) -> tuple[Callable[[int], Any], Any]:
+def ours(
+    folder: pathlib.Path, family: str, batches: Batches, beams: list[int]
+) -> tuple[Callable[[tuple[int, int]], Any], Any]:
     from jaxmtl.evals.decoding import Decoding
     from jaxmtl.evals.generation import generate_ids
     from jaxmtl.evals.requests import bucket
     from jaxmtl.weights import load_pretrained
 
     pretrained = load_pretrained(folder)
-    options: dict[str, Any] = dict(
-        max_tokens=MAX_NEW, decoding=Decoding(method="beam", num_beams=beams) if beams > 1 else Decoding()
-    )
 
-    def generate(number: int) -> list[list[int]]:
-        rows = generate_ids(pretrained, batches[number], batch_size=len(batches[number]), **options)
+    def generate(request: tuple[int, int]) -> list[list[int]]:
+        number, count = request
+        batch = workload.in_vocabulary(family, batches[number])
+        decoding = Decoding(method="beam", num_beams=count) if count > 1 else Decoding()
+        rows = generate_ids(pretrained, batch, max_tokens=MAX_NEW, decoding=decoding, batch_size=len(batch))
         return [row.tolist() for row in rows]
 
     shapes = {(len(batch), bucket(len(batch[0]))): number for number, batch in enumerate(batches)}
     for number in shapes.values():
-        generate(number)
-    return generate, {"shapes": len(shapes)}
+        for count in beams:
+            generate((number, count))
+    return generate, {"shapes": len(shapes) * len(beams)}
 
 
 def theirs(
-    folder: pathlib.Path, layers: int, batches: list[list[list[int]]], beams: int
-) -> tuple[Callable[[int], Any], Any]:
+    folder: pathlib.Path, family: str, layers: int, batches: Batches, beams: list[int]
+) -> tuple[Callable[[tuple[int, int]], Any], Any]:
     import torch
 
-    model = workload.torch_t5(layers).eval()
+    model = workload.torch_model(family, layers).eval()
     model.save_pretrained(folder)
 
     @torch.inference_mode()
-    def generate(number: int) -> list[list[int]]:
-        longest = max(map(len, batches[number]))
-        inputs = torch.tensor([row + [0] * (longest - len(row)) for row in batches[number]], device=model.device)
-        options = dict(max_new_tokens=MAX_NEW, do_sample=False, num_beams=beams)
-        return model.generate(input_ids=inputs, attention_mask=(inputs != 0).long(), **options)[:, 1:].tolist()
+    def generate(request: tuple[int, int]) -> list[list[int]]:
+        number, count = request
+        batch = workload.in_vocabulary(family, batches[number])
+        inputs, mask = (torch.tensor(rows, device=model.device) for rows in padded(batch, in_front=family == "gpt2"))
+        options = dict(max_new_tokens=MAX_NEW, do_sample=False, num_beams=count)
+        tokens = model.generate(input_ids=inputs, attention_mask=mask, **options)
+        return tokens[:, -MAX_NEW:].tolist()
 
-    generate(len(batches) - 1)
+    for count in beams:
+        generate((len(batches) - 1, count))
     return generate, None
+
+
+def padded(batch: list[list[int]], *, in_front: bool) -> tuple[list[list[int]], list[list[int]]]:
+    """Returns ids and mask of rows of one length; a decoder-only model goes on at their ends, so it pads in front."""
+    longest = max(map(len, batch))
+    join = lambda row, padding: padding + row if in_front else row + padding
+    ids = [join(row, [0] * (longest - len(row))) for row in batch]
+    return ids, [join([1] * len(row), [0] * (longest - len(row))) for row in batch]
 
 
 if __name__ == "__main__":

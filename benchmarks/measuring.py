@@ -140,18 +140,19 @@ def rate(answers: Sequence[Answer], count: Callable[[Any], float] = float) -> fl
 
 def print_result(benchmark: str, figures: Mapping[str, Any], arguments: argparse.Namespace) -> None:
     """Prints the last line of a benchmark: one JSON object of the figures, settings and versions."""
-    rounded = {name: _rounded(value) if isinstance(value, float) else value for name, value in figures.items()}
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     print(
         json.dumps(
-            {"benchmark": benchmark} | rounded | {"settings": vars(arguments), "versions": versions}, default=str
+            {"benchmark": benchmark} | rounded(figures) | {"settings": vars(arguments), "versions": versions},
+            default=str,
         )
     )
 
 
-def _rounded(value: float) -> float:
-    """Keeps three decimals, of small numbers three digits."""
-    return round(value, 3) if abs(value) >= 0.1 else float(f"{value:.3g}")
+def rounded(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Keeps three decimals of numbers, of small ones three digits."""
+    short = lambda value: round(value, 3) if abs(value) >= 0.1 else float(f"{value:.3g}")
+    return {name: short(value) if isinstance(value, float) else value for name, value in figures.items()}

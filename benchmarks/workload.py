@@ -148,6 +148,62 @@ def torch_t5(num_layers: int, size: str = "t5-v1.1-small", seed: int = 0) -> Any
     return model.to(torch_device())
 
 
+def torch_bart(num_layers: int, seed: int = 0) -> Any:
+    """Returns Hugging Face's BART base with `num_layers` layers a side and random weights.
+
+    The bias of the logits keeps padding and end token out, so that generation never ends early. The decoder's layers
+
+
+    Args:
+      num_layers: layers of each side.
+      seed: of the weights.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    sizes: dict[str, Any] = dict(d_model=768, encoder_attention_heads=12, decoder_attention_heads=12)
+    wide = dict(encoder_ffn_dim=3072, decoder_ffn_dim=3072, encoder_layers=num_layers, decoder_layers=num_layers)
+    config = transformers.BartConfig(**sizes, **wide, forced_eos_token_id=None)
+    model = transformers.BartForConditionalGeneration(config)
+    model.final_logits_bias[:, :SPECIAL_TOKENS] = -1e4
+    return model.to(torch_device())
+
+
+def torch_gpt2(num_layers: int, seed: int = 0) -> Any:
+    """Returns Hugging Face's GPT-2 (124M) with `num_layers` layers and random weights.
+
+    The end token's embedding is 0, so that generation never ends early.
+
+    Args:
+      num_layers: its layers.
+      seed: of the weights.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_layer=num_layers))
+    model.generation_config.pad_token_id = model.config.eos_token_id
+    with torch.no_grad():
+        model.transformer.wte.weight[model.config.eos_token_id] = 0.0
+    return model.to(torch_device())
+
+
+FAMILIES = {"t5": torch_t5, "bart": torch_bart, "gpt2": torch_gpt2}
+SPECIAL_TOKENS = 3  # BART's, which T5's tokens are moved past; GPT-2 has one, at the end of its vocabulary
+
+
+def torch_model(family: str, num_layers: int) -> Any:
+    """Returns a model with random weights; `family` is a key of `FAMILIES`."""
+    return FAMILIES[family](num_layers)
+
+
+def in_vocabulary(family: str, rows: list[list[int]]) -> list[list[int]]:
+    """Turns rows of T5's tokens into tokens of a family's models, none of them a special one."""
+    return rows if family == "t5" else [[token + SPECIAL_TOKENS for token in row] for row in rows]
+
+
 def torch_device() -> Any:
     """Returns the device that torch runs on: the first GPU if it sees one, else the CPU."""
     import torch

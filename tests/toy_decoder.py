@@ -32,15 +32,15 @@ class ToyDecoder(nn.Module):
         return inputs[:, 0]
 
     def start_cache(self, memory, max_length, rows_per_input=1):
-        spelt = jnp.zeros((1, memory.shape[0] * rows_per_input, 1), jnp.int32)
+        spelt = jnp.zeros((memory.shape[0] * rows_per_input, 1, 1, 1), jnp.int32)
         return {"memory": memory, "self": spelt}
 
     def decode_step(self, tokens, position, cache, input_mask):
         table = self.variables["params"]["table"]
         rows_per_input = tokens.shape[0] // input_mask.shape[0]
         # Digits from 1, so that texts of different lengths are different numbers; the first token is not spelt.
-        spelt = jnp.where(position == 0, 0, cache["self"] * V + tokens[None, :, None] + 1)
-        logits = table[jnp.repeat(cache["memory"], rows_per_input), spelt[0, :, 0]]
+        spelt = jnp.where(position == 0, 0, cache["self"] * V + tokens[:, None, None, None] + 1)
+        logits = table[jnp.repeat(cache["memory"], rows_per_input), spelt[:, 0, 0, 0]]
         return logits, {**cache, "self": spelt}
 
 

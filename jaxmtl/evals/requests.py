@@ -23,7 +23,33 @@ Ids = Sequence[int] | np.ndarray
 OnBatch = Callable[[int], None]
 """Told after each batch how many requests it finished."""
 
-BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 112, 128, 160, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+BUCKETS = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    24,
+    32,
+    48,
+    64,
+    96,
+    112,
+    128,
+    160,
+    192,
+    256,
+    320,
+    384,
+    448,
+    512,
+    640,
+    768,
+    896,
+    1024,
+    1536,
+    2048,
+)
 BATCH_SIZE = 32
 MAX_INPUT_TOKENS = 1024
 

@@ -31,6 +31,7 @@ class BART(EncoderDecoder):
       config: sizes and choices.
     """
 
+    decoder_layer = DecoderLayer
     config: BARTConfig
 
     def setup(self) -> None:
@@ -42,8 +43,7 @@ class BART(EncoderDecoder):
         self.decoder_positions = Embed(rows, config.embed_dim, init, dtype, ("positions", "embed"))
         self.encoder_embedding_norm, self.decoder_embedding_norm = layer_norm(config), layer_norm(config)
         self.encoder = stack_layers(EncoderLayer, config, config.num_encoder_layers)
-        methods = {"cross_cache": nn.broadcast, "step": (0, nn.broadcast, nn.broadcast, nn.broadcast)}
-        self.decoder = stack_layers(DecoderLayer, config, config.num_decoder_layers, methods)
+        self.decoder = stack_layers(DecoderLayer, config, config.num_decoder_layers)
         self.drop = nn.Dropout(config.dropout_rate)
         # One row for all positions: the shape that checkpoints have.
         self.final_logits_bias = parameter(
@@ -142,11 +142,10 @@ class BART(EncoderDecoder):
         """
         bias = causal_bias(position[None], jnp.arange(capacity(cache["self"])))[None]
         x = self._embed_targets(tokens[:, None], self._rows(position[None]))
-        carry = (x, cache["self"], jnp.zeros((), jnp.int32))
         input_mask = self.cached_mask(cache, input_mask)
         mask = None if input_mask is None else Mask(keys=input_mask)
-        (x, self_cache, _), _ = self.decoder.step(carry, cache["memory"], position, bias, mask)
-        return self.logits(x)[:, 0], {**cache, "self": self_cache}
+        x, cache = self.step_layers(x, cache, position, bias, mask)
+        return self.logits(x)[:, 0], cache
 
     def _positions(self, length: int, segments: Segments | None) -> jax.Array:
         """Returns rows of a position table: int32 [length], or [B, length] of packed rows."""

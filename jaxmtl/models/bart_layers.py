@@ -171,31 +171,36 @@ class DecoderLayer(nn.Module):
         x = self.mlp_norm(x + drop(self.mlp(x, train=train)))
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
-    def cross_cache(self, _: None, memory: jax.Array) -> tuple[None, KeysAndValues]:
+    def cross_cache(self, _: None, __: None, memory: jax.Array) -> tuple[None, KeysAndValues]:
         """Projects `memory` [B, S, D] once to this layer's keys [B, H, K, S] and values [B, H, S, K] of it.
 
         Those of instructions stand before them.
         """
         return None, kept(self.cross_attention.look_at(memory))
 
-    def step(self, carry: tuple, cross: tuple, position: jax.Array, bias: jax.Array, mask: Mask | None) -> tuple:
+    def step(
+        self,
+        x: jax.Array,
+        known: tuple[KeysAndValues, KeysAndValues],
+        position: jax.Array,
+        bias: jax.Array,
+        mask: Mask | None,
+    ) -> tuple[jax.Array, KeysAndValues]:
         """Decodes one position.
 
         Args:
-          carry: (x [B·R, 1, D], self-attention cache as in `write_position`, index of this layer).
-          cross: what `cross_cache` gave for this layer.
+          x: [B·R, 1, D].
+          known: what `cross_cache` gave for this layer, and its self-attention cache as in `write_position`.
           position: int32 scalar, the position that is decoded.
           bias: float32 [1, 1, T], with later positions masked.
           mask: which of the memory to see.
 
         Returns:
-          The carry for the next layer, and None.
+          What the next layer gets, and the self-attention cache.
         """
-        x, cache, layer = carry
-        new = self.self_attention.keys_and_values(x)
-        cache, (key, value) = write_position(cache, new, layer, position)
-        x = self.self_attention_norm(x + self.self_attention.look_up(x, key, value, bias, None))
-        cross_key, cross_value = cross
-        x = self.cross_attention_norm(x + self.cross_attention.look_up(x, cross_key, cross_value, None, mask))
+        cross, cache = known
+        cache = write_position(cache, self.self_attention.keys_and_values(x), position)
+        x = self.self_attention_norm(x + self.self_attention.look_up(x, *cache, bias, None))
+        x = self.cross_attention_norm(x + self.cross_attention.look_up(x, *cross, None, mask))
         x = self.mlp_norm(x + self.mlp(x, train=False))
-        return (x, cache, layer + 1), None
+        return x, cache

@@ -12,6 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from jaxmtl.models.decoding_cache import ROWS_AXIS
 from jaxmtl.models.stepping import Request
 
 NEVER = "never"
@@ -165,4 +166,5 @@ def _reordered(cache: Any, parents: jax.Array) -> Any:
     """Gives every beam the cache of the beam that it continues; the memory belongs to the input and stays."""
     num_inputs, num_beams = parents.shape
     rows = (jnp.arange(num_inputs)[:, None] * num_beams + parents).reshape(-1)
-    return {**cache, "self": jax.tree.map(lambda leaf: jnp.take(leaf, rows, axis=1), cache["self"])}
+    of_rows = lambda leaf: jnp.take(leaf, rows, axis=ROWS_AXIS)
+    return {**cache, "self": jax.tree.map(of_rows, cache["self"])}

@@ -4,10 +4,15 @@ A step multiplies by all of them, and on a CPU would first copy what lies in ano
 Letters in shapes: L layers, N rows, S length, H heads, K head width.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 
 KeysAndValues = tuple[jax.Array, jax.Array]
+
+ROWS_AXIS = -4
+"""Axis N of keys and values that are kept, those of one layer and those of a stack."""
 
 
 def kept(projected: KeysAndValues) -> KeysAndValues:
@@ -49,30 +54,22 @@ def empty(
     return jnp.zeros((*rows, head_dim, length), dtype), jnp.zeros((*rows, length, head_dim), dtype)
 
 
-def capacity(cache: KeysAndValues) -> int:
-    """Returns S, for how many positions a cache of `empty` has room."""
-    return cache[0].shape[-1]
+def capacity(cache: Sequence[KeysAndValues]) -> int:
+    """Returns S, for how many positions a cache has room, or what it holds; it is in pieces of the stack's layers."""
+    return cache[0][0].shape[-1]
 
 
-def write_position(
-    cache: KeysAndValues, new: KeysAndValues, layer: jax.Array, position: jax.Array
-) -> tuple[KeysAndValues, KeysAndValues]:
-    """Puts one position of one layer into the cache.
+def write_position(cache: KeysAndValues, new: KeysAndValues, position: jax.Array) -> KeysAndValues:
+    """Puts one position into the cache of one layer.
 
     Args:
-      cache: keys [L, N, H, K, S] and values [L, N, H, S, K].
+      cache: keys [N, H, K, S] and values [N, H, S, K].
       new: keys and values [N, 1, H, K] of the position.
-      layer: int32 scalar, the layer's index.
       position: int32 scalar, counted from 0.
 
     Returns:
-      The cache, and that layer's keys [N, H, K, S] and values [N, H, S, K].
+      The cache.
     """
     key, value = kept(new)
     update = jax.lax.dynamic_update_slice
-    cache = (
-        update(cache[0], key[None], (layer, 0, 0, 0, position)),
-        update(cache[1], value[None], (layer, 0, 0, position, 0)),
-    )
-    own = lambda leaf: jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
-    return cache, (own(cache[0]), own(cache[1]))
+    return update(cache[0], key, (0, 0, 0, position)), update(cache[1], value, (0, 0, position, 0))

@@ -5,7 +5,7 @@ K head width. Rows of one input are neighbours: row b·R + r belongs to input b.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -14,12 +14,19 @@ import jax.numpy as jnp
 from jaxmtl.models import decoding_cache
 from jaxmtl.models.instruction import instruction_length, memory_mask_of
 from jaxmtl.models.masks import Segments
+from jaxmtl.models.stack import pieces, run_pieces, stacked
 
 Cache = dict[str, Any]
 
 
 class EncoderDecoder(nn.Module):
-    """The part of the family contract that does not depend on the layers; subclasses have `config` and `decoder`."""
+    """The part of the family contract that does not depend on the layers; subclasses have `config` and `decoder`.
+
+    Attributes:
+      decoder_layer: the class of the decoder's layers.
+    """
+
+    decoder_layer: ClassVar[type[nn.Module]]
 
     def real(self, inputs: jax.Array, input_mask: jax.Array | None) -> jax.Array:
         """Returns bool [B, S], True on what to see of int32 `inputs` [B, S]: `input_mask`, or all but padding."""
@@ -51,13 +58,21 @@ class EncoderDecoder(nn.Module):
           rows_per_input: R, rows decoded for each input.
 
         Returns:
-          "memory": keys and values of the memory in all layers; "self": room for the decoder's own.
+          "layers": variables of the decoder's layers; "memory": keys and values of the memory in them; "self": room for
+          the decoder's own. Each is in `pieces`.
         """
         config = self.config
-        _, cross = self.decoder.cross_cache(None, memory)
+        layers = pieces(nn.unbox(self.decoder.variables), config)
+        cross = self._project(layers, memory)
         sizes = (config.num_decoder_layers, memory.shape[0] * rows_per_input, max_length)
         heads = (config.num_heads, config.head_dim, jnp.dtype(config.dtype))
-        return {"memory": cross, "self": decoding_cache.empty(*sizes, *heads)}
+        return {"layers": layers, "memory": cross, "self": pieces(decoding_cache.empty(*sizes, *heads), config)}
+
+    def step_layers(self, x: jax.Array, cache: Cache, *shared: Any) -> tuple[jax.Array, Cache]:
+        """Decodes one position with a cache; x [B·R, 1, D] and what is shared as in the layer's `step`."""
+        known = [*zip(cache["memory"], cache["self"], strict=True)]
+        x, own = run_pieces(self.decoder_layer, self.config, "step", cache["layers"], x, known, *shared)
+        return x, {**cache, "self": own}
 
     def cached_mask(self, cache: Mapping[str, Any], input_mask: jax.Array | None) -> jax.Array | None:
         """Returns bool [B, I + S], what to see of a cache's memory, given what to see of its inputs, bool [B, S]."""
@@ -66,7 +81,12 @@ class EncoderDecoder(nn.Module):
 
     def memory_keys(self, states: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Projects states [U, I, D] to the keys and values [layers, U, I, H, K] that cross-attention sees of them."""
-        return decoding_cache.opened(self.decoder.cross_cache(None, states)[1])
+        found = self._project(pieces(nn.unbox(self.decoder.variables), self.config), states)
+        return decoding_cache.opened(stacked(found, self.config))
+
+    def _project(self, layers: tuple[Any, ...], memory: jax.Array) -> tuple[Any, ...]:
+        known = [None] * len(layers)
+        return run_pieces(self.decoder_layer, self.config, "cross_cache", layers, None, known, memory)[1]
 
     def states(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> jax.Array:
         """Returns [B, S, D], what a hypernetwork reads of int32 `inputs` [B, S]: the encoder's last states."""

@@ -18,7 +18,7 @@ from jaxmtl.models.gpt_config import GPTConfig
 from jaxmtl.models.gpt_layers import Block, Seen
 from jaxmtl.models.layers import Dense, Dropout, Embed, LayerNorm, normal
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
-from jaxmtl.models.stack import stack_layers
+from jaxmtl.models.stack import pieces, run_pieces, stack_layers
 from jaxmtl.types import InputError
 
 Cache = dict[str, Any]
@@ -39,8 +39,7 @@ class GPT(nn.Module):
         self.token_embedding = Embed(config.vocab_size, config.token_dim, init, dtype)
         positions = config.max_positions + config.position_offset
         self.position_embedding = Embed(positions, config.embed_dim, init, dtype, ("positions", "embed"))
-        axes = {"__call__": (nn.broadcast, 0, nn.broadcast), "step": (0, nn.broadcast, nn.broadcast, nn.broadcast)}
-        self.layers = stack_layers(Block, config, config.num_layers, axes)
+        self.layers = stack_layers(Block, config, config.num_layers, (nn.broadcast, 0, nn.broadcast))
         self.drop = Dropout(config.dropout_rate)
         if config.norm == "pre":
             self.final_norm = LayerNorm(config.norm_epsilon, dtype)
@@ -201,11 +200,13 @@ class GPT(nn.Module):
           rows_per_input: R.
 
         Returns:
-          "memory": the prompts' as steps read them; "self": room for what will be generated.
+          "layers": variables of the blocks; "memory": the prompts' keys and values as steps read them; "self": room for
+          what will be generated. Each is in `pieces`.
         """
         layers, batch, _, heads, width = memory[0].shape
         own = empty(layers, batch * rows_per_input, max_length, heads, width, memory[0].dtype)
-        return {"memory": kept(memory), "self": own}
+        found = {"layers": nn.unbox(self.layers.variables), "memory": kept(memory), "self": own}
+        return {name: pieces(tree, self.config) for name, tree in found.items()}
 
     def decode_step(
         self, tokens: jax.Array, position: jax.Array, cache: Mapping[str, Any], input_mask: jax.Array | None
@@ -221,13 +222,14 @@ class GPT(nn.Module):
         Returns:
           float32 [B·R, V], logits, and the cache for the next step.
         """
-        memory, rows = cache["memory"], cache["self"][0].shape[1]
-        real = jnp.ones((memory[0].shape[1], capacity(memory)), bool) if input_mask is None else input_mask
+        memory, rows = cache["memory"], tokens.shape[0]
+        real = jnp.ones((memory[0][0].shape[-4], capacity(memory)), bool) if input_mask is None else input_mask
         before = prompts.target_positions(real, 1)
         x = self._embed(tokens[:, None], jnp.repeat(before, rows // real.shape[0], axis=0) + position, train=False)
         bias = causal_bias(position[None], jnp.arange(capacity(cache["self"])))
-        carry = (x, cache["self"], jnp.zeros((), jnp.int32))
-        (x, own, _), _ = self.layers.step(carry, memory, position, prompts.without_last(real), bias)
+        known = [*zip(memory, cache["self"], strict=True)]
+        shared = (position, prompts.without_last(real), bias)
+        x, own = run_pieces(Block, self.config, "step", cache["layers"], x, known, *shared)
         return self.logits(x)[:, 0], {**cache, "self": own}
 
     def _last(self, x: jax.Array) -> jax.Array:

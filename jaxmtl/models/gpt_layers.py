@@ -170,22 +170,27 @@ class Block(nn.Module):
         return with_logical_constraint(x, ("batch", "length", "embed"))
 
     def step(
-        self, carry: tuple, prompt: KeysAndValues, position: jax.Array, prompt_seen: jax.Array, own_bias: jax.Array
-    ) -> tuple:
+        self,
+        x: jax.Array,
+        known: tuple[KeysAndValues, KeysAndValues],
+        position: jax.Array,
+        prompt_seen: jax.Array,
+        own_bias: jax.Array,
+    ) -> tuple[jax.Array, KeysAndValues]:
         """Decodes one position.
 
         Args:
-          carry: (x [B·R, 1, D], cache of what was generated as in `write_position`, index of this layer).
-          prompt: this layer's keys [B, H, K, S] and values [B, H, S, K] of the prompt.
+          x: [B·R, 1, D].
+          known: this layer's keys [B, H, K, S] and values [B, H, S, K] of the prompt, and its cache of what was
+            generated as in `write_position`.
           position: int32 scalar, where the token stands among the generated ones.
           prompt_seen: bool [B, S], True on keys of the prompt to see.
           own_bias: float32 [1, T], hides what comes later.
 
         Returns:
-          The carry for the next layer, and None.
+          What the next layer gets, and the cache of what was generated.
         """
-        x, cache, layer = carry
+        prompt, cache = known
         normed = self._before(self.attention_norm, x)
-        cache, own = write_position(cache, self.attention.keys_and_values(normed), layer, position)
-        x = self._add(x, self.attention.look_up(normed, prompt, own, prompt_seen, own_bias), train=False)
-        return (x, cache, layer + 1), None
+        cache = write_position(cache, self.attention.keys_and_values(normed), position)
+        return self._add(x, self.attention.look_up(normed, prompt, cache, prompt_seen, own_bias), train=False), cache

@@ -7,6 +7,7 @@ H heads, K head width. Rows of one prompt are adjacent.
 import jax
 import jax.numpy as jnp
 
+from jaxmtl.models.attention import mix_kept
 from jaxmtl.models.decoding_cache import KeysAndValues
 from jaxmtl.models.masks import mask_to_bias
 
@@ -27,12 +28,19 @@ def attend_to_prompt(
       [B·R, T, H, K] in the query's dtype; softmax is taken in float32.
     """
     key, value = prompt
-    grouped = lambda x: x.reshape(key.shape[0], -1, *x.shape[1:])
-    query_, own_key, own_value = grouped(query), grouped(own[0]), grouped(own[1])
-    scores = jnp.einsum("brthk,bhks->brhts", query_, key, preferred_element_type=jnp.float32)
-    scores = scores + mask_to_bias(prompt_seen)[:, None, None, None]
-    own_scores = jnp.einsum("brthk,brhku->brhtu", query_, own_key, preferred_element_type=jnp.float32) + own_bias
-    weights = jax.nn.softmax(jnp.concatenate([scores, own_scores], axis=-1), axis=-1).astype(query.dtype)
-    of_prompt, of_own = jnp.split(weights, [key.shape[-1]], axis=-1)
-    mixed = jnp.einsum("brhts,bhsk->brthk", of_prompt, value) + jnp.einsum("brhtu,brhuk->brthk", of_own, own_value)
-    return mixed.reshape(query.shape)
+    batch, rows, length = key.shape[0], query.shape[0] // key.shape[0], query.shape[1]
+    # [B·R, H, T, ...] of rows to [B, H, R·T, ...] of prompts, where rows of a prompt are as further queries.
+    split = lambda x: x.reshape(batch, rows, *x.shape[1:])
+    joined = lambda x: jnp.moveaxis(split(x), 1, 2).reshape(batch, x.shape[1], rows * length, -1)
+    folded = query.reshape(batch, rows * length, *query.shape[2:])
+    scores = jnp.einsum("bthk,bhks->bhts", folded, key, preferred_element_type=jnp.float32)
+    scores = scores + mask_to_bias(prompt_seen)[:, None, None]
+    own_scores = joined(jnp.einsum("nthk,nhku->nhtu", query, own[0], preferred_element_type=jnp.float32) + own_bias)
+    # One softmax over both parts; they are never put into one array.
+    top = jnp.maximum(scores.max(-1, keepdims=True), own_scores.max(-1, keepdims=True))
+    weights, own_weights = jnp.exp(scores - top), jnp.exp(own_scores - top)
+    total = weights.sum(-1, keepdims=True) + own_weights.sum(-1, keepdims=True)
+    weights, own_weights = (weights / total).astype(query.dtype), (own_weights / total).astype(query.dtype)
+    of_rows = own_weights.reshape(batch, -1, rows, length, own[0].shape[-1])
+    of_rows = jnp.moveaxis(of_rows, 2, 1).reshape(batch * rows, -1, length, own[0].shape[-1])
+    return mix_kept(weights, value).reshape(query.shape) + mix_kept(of_rows, own[1])

@@ -7,7 +7,6 @@ K head width, V vocab. Rows of one input are neighbours: row b·R + r belongs to
 from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
@@ -29,6 +28,7 @@ class T5(EncoderDecoder):
       config: sizes and choices.
     """
 
+    decoder_layer = DecoderLayer
     config: T5Config
 
     def setup(self) -> None:
@@ -38,9 +38,7 @@ class T5(EncoderDecoder):
         self.encoder_bias = self._relative_bias(bidirectional=True)
         self.decoder_bias = self._relative_bias(bidirectional=False)
         self.encoder = stack_layers(EncoderLayer, config, config.num_encoder_layers)
-        step_axes = (0, nn.broadcast, nn.broadcast, nn.broadcast)
-        methods = {"cross_cache": nn.broadcast, "step": step_axes}
-        self.decoder = stack_layers(DecoderLayer, config, config.num_decoder_layers, methods)
+        self.decoder = stack_layers(DecoderLayer, config, config.num_decoder_layers)
         self.encoder_norm = RMSNorm(config.norm_epsilon, dtype)
         self.decoder_norm = RMSNorm(config.norm_epsilon, dtype)
         self.drop = Dropout(config.dropout_rate)
@@ -148,8 +146,7 @@ class T5(EncoderDecoder):
         positions = jnp.arange(capacity(cache["self"]))
         bias = self.decoder_bias(position[None], positions) + causal_bias(position[None], positions)
         x = self.token_embedding(tokens[:, None])
-        carry = (x, cache["self"], jnp.zeros((), jnp.int32))
         input_mask = self.cached_mask(cache, input_mask)
         mask = None if input_mask is None else Mask(keys=input_mask)
-        (x, self_cache, _), _ = self.decoder.step(carry, cache["memory"], position, bias, mask)
-        return self.logits(self.decoder_norm(x))[:, 0], {**cache, "self": self_cache}
+        x, cache = self.step_layers(x, cache, position, bias, mask)
+        return self.logits(self.decoder_norm(x))[:, 0], cache

@@ -160,32 +160,37 @@ class DecoderLayer(nn.Module):
         x = x + self.drop(self.mlp(self.mlp_norm(x), train=train), train=train)
         return with_logical_constraint(x, ("batch", "length", "embed")), None
 
-    def cross_cache(self, _: None, memory: jax.Array) -> tuple[None, KeysAndValues]:
+    def cross_cache(self, _: None, __: None, memory: jax.Array) -> tuple[None, KeysAndValues]:
         """Projects `memory` [B, S, D] once to this layer's keys [B, H, K, S] and values [B, H, S, K] of it.
 
         Those of instructions stand before them.
         """
         return None, kept(self.cross_attention.look_at(memory))
 
-    def step(self, carry: tuple, cross: tuple, position: jax.Array, bias: jax.Array, mask: Mask | None) -> tuple:
+    def step(
+        self,
+        x: jax.Array,
+        known: tuple[KeysAndValues, KeysAndValues],
+        position: jax.Array,
+        bias: jax.Array,
+        mask: Mask | None,
+    ) -> tuple[jax.Array, KeysAndValues]:
         """Decodes one position.
 
         Args:
-          carry: (x [B·R, 1, D], self-attention cache as in `write_position`, index of this layer).
-          cross: what `cross_cache` gave for this layer.
+          x: [B·R, 1, D].
+          known: what `cross_cache` gave for this layer, and its self-attention cache as in `write_position`.
           position: int32 scalar, the position that is decoded.
           bias: float32 [H, 1, T], with later positions masked.
           mask: which of the memory to see.
 
         Returns:
-          The carry for the next layer, and None.
+          What the next layer gets, and the self-attention cache.
         """
-        x, cache, layer = carry
-        cross_key, cross_value = cross
+        cross, cache = known
         normed = self.self_attention_norm(x)
-        new = self.self_attention.keys_and_values(normed)
-        cache, (key, value) = write_position(cache, new, layer, position)
-        x = x + self.self_attention.look_up(normed, key, value, bias, None)
-        x = x + self.cross_attention.look_up(self.cross_attention_norm(x), cross_key, cross_value, None, mask)
+        cache = write_position(cache, self.self_attention.keys_and_values(normed), position)
+        x = x + self.self_attention.look_up(normed, *cache, bias, None)
+        x = x + self.cross_attention.look_up(self.cross_attention_norm(x), *cross, None, mask)
         x = x + self.mlp(self.mlp_norm(x), train=False)
-        return (x, cache, layer + 1), None
+        return x, cache
