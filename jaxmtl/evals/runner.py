@@ -15,13 +15,13 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals import files, predictions, summary, task_adapters
 from jaxmtl.evals.decoding import Decoding
+from jaxmtl.evals.instructed import ByInstruction, instructions_of
 from jaxmtl.evals.predictions import Method, Row, Work
 from jaxmtl.evals.requests import BATCH_SIZE
 from jaxmtl.evals.summary import NLL, Labels
-from jaxmtl.evals.task_adapters import Adapted
+from jaxmtl.evals.task_adapters import Adapted, Given
 from jaxmtl.evals.watch import TaskState, tell
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks.metrics import METRICS
@@ -33,6 +33,10 @@ VERSION = 1
 """Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""
 
 
+MOST_INSTRUCTED = 16
+"""Tasks that a hypernetwork adapts the model to at the same time: each takes the memory of a long prompt."""
+
+
 def evaluate(
     pretrained: Pretrained,
     store: TokenStore,
@@ -40,7 +44,7 @@ def evaluate(
     run_dir: str | os.PathLike,
     *,
     tasks: Sequence[str] | None = None,
-    adapters: Mapping[str, Adapter] | Adapter | None = None,
+    adapters: Given = None,
     metrics: Sequence[str] = tuple(METRICS),
     decoding: Decoding | None = None,
     max_tokens: int = 128,
@@ -58,7 +62,8 @@ def evaluate(
       split: split to score.
       run_dir: where to write; what it holds of the same evaluation is not computed again.
       tasks: names of tasks; all tasks of the split if None.
-      adapters: task name to the adapter that the task is scored with; or one for all tasks; none if None.
+      adapters: task name to the adapter that the task is scored with; or one for all tasks; or a hypernetwork that
+        makes them of the store's instructions; none if None.
       metrics: names of text metrics, keys of `tasks.metrics.METRICS`.
       decoding: how texts are generated; greedily if None.
       max_tokens: most tokens of a generated text.
@@ -82,7 +87,7 @@ def evaluate(
     how = Method(decoding=decoding or Decoding(), max_tokens=max_tokens, metrics=_known(metrics), batch_size=batch_size)
     settings = dict(split=split, decoding=how.decoding.describe(), max_tokens=max_tokens, metrics=how.metrics)
     adapted = task_adapters.of_tasks(pretrained, adapters, _names(store, split, tasks))
-    work = _plan(store, split, max_examples, settings, adapted)
+    work = _instructed(_plan(store, split, max_examples, settings, adapted), store, split, adapters)
     files.check_split(run_dir, split)
     scores = _agree({task.name: predictions.finished(run_dir, task, how.metrics) for task in work}, work, how.metrics)
     left = [task for task in work if task.name not in scores]
@@ -166,9 +171,23 @@ def _plan(
         made_from = dict(version=VERSION, task=name, examples=entry.sha256, count=count, vocabulary=vocabulary)
         key = files.key_of({**settings, **made_from, "weights_hash": own.weights_hash})
         examples = store.examples(name, split)
-        what = dict(name=name, category=entry.category, headline=entry.metric, split=split)
+        what: dict[str, Any] = dict(name=name, category=entry.category, headline=entry.metric, split=split)
         work.append(Work(examples=examples, count=count, key=key, adapter=own.adapter, **what))
     return work
+
+
+def _instructed(work: list[Work], store: TokenStore, split: str, adapters: Given) -> list[Work]:
+    """Gives tasks their instructions if a hypernetwork is to read any; whose they are is part of a task's key."""
+    if not isinstance(adapters, ByInstruction):
+        return work
+    sources = adapters.choose([task.name for task in work], [task.category for task in work])
+    found = []
+    for task, source in zip(work, sources, strict=True):
+        given = instructions_of(store, split, source, task.count, adapters.hyper)
+        foreign = {} if source == task.name else dict(instruction_of=source, there=store.entry(source, split).sha256)
+        key = files.key_of({"key": task.key, **foreign})
+        found.append(dataclasses.replace(task, instructions=given, key=key))
+    return found
 
 
 def _agree(found: Mapping[str, Scores | None], work: Sequence[Work], metrics: Sequence[str]) -> dict[str, Scores]:
@@ -195,7 +214,8 @@ def _chunks(work: Sequence[Work], chunk_size: int) -> Iterator[list[Work]]:
     chunk: list[Work] = []
     for task in work:
         chunk.append(task)
-        if sum(member.count for member in chunk) >= chunk_size:
+        is_full = sum(member.count for member in chunk) >= chunk_size
+        if is_full or (task.instructions is not None and len(chunk) == MOST_INSTRUCTED):
             yield chunk
             chunk = []
     if chunk:

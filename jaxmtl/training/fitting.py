@@ -42,6 +42,7 @@ class Schedule:
       tokens: most cells, padding included, that a device computes at once; no result depends on it. What suits the
         device if None.
       num_shapes: most shapes that batches are padded to, each of which is compiled once.
+      steps: updates of each fit, however many examples it has, instead of passes; None to count passes.
       most_fits: most fits trained together; as many as memory holds if None.
     """
 
@@ -50,14 +51,26 @@ class Schedule:
     tokens: int | None = None
     num_shapes: int = 6
     most_fits: int | None = None
+    steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "tokens", "num_shapes"):
+        for name in ("batch_size", "tokens", "num_shapes", "steps"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; expected 1 or more")
         if self.epochs < 0 or (self.most_fits is not None and self.most_fits < 1):
             raise InputError(f"epochs is {self.epochs} and most_fits {self.most_fits}; expected 0, and 1, or more")
+
+    def steps_of(self, fit: Fit) -> list[list[int]]:
+        """Lists the examples of every step of a fit, see `Fit.steps`; none without examples.
+
+        Args:
+          fit: the fit.
+        """
+        if self.steps is None or not fit.inputs:
+            return fit.steps(self.epochs, self.batch_size)
+        per_epoch = -(-len(fit.inputs) // self.batch_size)
+        return fit.steps(-(-self.steps // per_epoch), self.batch_size)[: self.steps]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,20 +117,50 @@ def fit_all(
         splits the model itself.
       UnknownNameError: if a target matches no layer.
     """
+    options: dict[str, Any] = dict(optimizer=optimizer, mesh=mesh, progress=progress)
+    found = {id(fit): fitted for fit, fitted in fit_groups(module, params, fits, lora, schedule, **options)}
+    return [found[id(fit)] for fit in fits]
+
+
+def fit_groups(
+    module: nn.Module,
+    params: Any,
+    fits: Sequence[Fit],
+    lora: LoRA,
+    schedule: Schedule,
+    *,
+    optimizer: AdamW = ADAMW,
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+) -> Iterator[tuple[Fit, Fitted]]:
+    """Trains as `fit_all`, and gives each fit as soon as those that are trained together with it have ended.
+
+    Args:
+      module: as in `fit_all`, and so are the others and the errors.
+      params: its parameters.
+      fits: training sets, each another object.
+      lora: what the adapters are made of.
+      schedule: how long and in which portions.
+      optimizer: turns gradients into updates.
+      mesh: devices that share the fits.
+      progress: told after each step.
+
+    Yields:
+      Each fit with what became of it, the largest first.
+    """
     program = FitProgram(unrolled_on_cpus(module), lora, optimizer, mesh=_checked(mesh))
     for fit in fits:
         check_room(program.config, map(len, fit.inputs), map(len, fit.targets), fit.name)
     devices = 1 if mesh is None else mesh.shape["data"] * mesh.shape["fsdp"]
     order = sorted(range(len(fits)), key=lambda index: -len(fits[index].inputs))  # of like size together
-    found: dict[int, Fitted] = {}
-    count = _Counter(sum(len(fit.steps(schedule.epochs, schedule.batch_size)) for fit in fits), progress)
+    count = _Counter(sum(len(schedule.steps_of(fit)) for fit in fits), progress)
     chunks = list(_chunks(order, _most_fits(program, schedule) * devices))
     groups = [_Group([fits[index] for index in chunk], schedule, devices) for chunk in chunks]
     batches = _batches(program.config, groups, schedule)
     params = params if mesh is None else jax.device_put(params, replicated(mesh))
     for chunk, group in zip(chunks, groups, strict=True):
-        found |= zip(chunk, _train(program, params, group, batches, count), strict=True)
-    return [found[index] for index in range(len(fits))]
+        fitted = _train(program, params, group, batches, count)
+        yield from ((fits[index], one) for index, one in zip(chunk, fitted, strict=True))
 
 
 class _Group:
@@ -127,7 +170,7 @@ class _Group:
         empty = dataclasses.replace(fits[0], inputs=(), targets=())
         self.count = len(fits)
         self.fits = [*fits, *[empty] * (-len(fits) % devices)]
-        self.steps = [fit.steps(schedule.epochs, schedule.batch_size) for fit in self.fits]
+        self.steps = [schedule.steps_of(fit) for fit in self.fits]
         self.devices, self.schedule = devices, schedule
 
     @property

@@ -95,13 +95,18 @@ def load_pretrained(
     """
     folder = _find(path)
     is_run = run_folder.is_run(folder)
+    if run_folder.has_hypernetwork(folder):
+        raise InputError(
+            f"{path}: is the run of a hypernetwork, not of a model; give it to jaxmtl evaluate, to jaxmtl "
+            "generate_adapter or as HYPERNET"
+        )
     if step is not None and not is_run:
         raise InputError(f"{path}: step {step} was asked for, but this is no run folder; give the folder of a run")
     stored = None if is_run else _open(folder)
     family, config = _config_of_run(folder, dtype) if stored is None else _config_of(stored, dtype)
     module = family.MODULE(config)
     boxed = abstract_params(module)
-    shardings = _shardings(boxed, mesh)
+    shardings = shardings_on(boxed, mesh)
     if stored is None:
         params = run_folder.read_params(folder, nn.unbox(boxed), shardings, dtype, step)
         return _with_tokenizer(config, module, params, folder / run_folder.MODEL)
@@ -164,9 +169,9 @@ def tokenizer_of(path: str | os.PathLike) -> Tokenizer | None:
     """
     folder = _find(path)
     if run_folder.is_run(folder):
-        return _tokenizer_in(folder / run_folder.MODEL)
+        return tokenizer_in(folder / run_folder.MODEL)
     location = t5x_io.find(folder)
-    return _tokenizer_in(folder if location is None else location.home)
+    return tokenizer_in(folder if location is None else location.home)
 
 
 def save_pretrained(folder: str | os.PathLike, pretrained: Pretrained) -> None:
@@ -336,8 +341,13 @@ def _config_of_run(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
     return family, family.config_from_hf(raw, str(home), dtype)
 
 
-def _shardings(boxed: Any, mesh: Mesh | None) -> Any:
-    """Returns a sharding per leaf: the mesh's, or the default device's."""
+def shardings_on(boxed: Any, mesh: Mesh | None) -> Any:
+    """Returns a sharding per leaf: the mesh's, or the default device's.
+
+    Args:
+      boxed: parameter tree of shapes boxed with their logical axes.
+      mesh: the devices; the default device if None.
+    """
     if mesh is not None:
         return shardings_for(boxed, mesh)
     return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), nn.unbox(boxed))
@@ -357,7 +367,7 @@ def _sizes(table: key_table.Table, params: Any) -> dict[str, int]:
 
 
 def _with_tokenizer(config: Any, module: nn.Module, params: Any, folder: pathlib.Path) -> Pretrained:
-    tokenizer = _tokenizer_in(folder)
+    tokenizer = tokenizer_in(folder)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding only {config.vocab_size} rows;"
@@ -366,7 +376,8 @@ def _with_tokenizer(config: Any, module: nn.Module, params: Any, folder: pathlib
     return Pretrained(config, module, params, tokenizer)
 
 
-def _tokenizer_in(folder: pathlib.Path) -> Tokenizer | None:
+def tokenizer_in(folder: pathlib.Path) -> Tokenizer | None:
+    """Returns the tokenizer whose files a folder holds, None if there are none."""
     return load_tokenizer(folder) if any((folder / file).exists() for file in TOKENIZER_FILES) else None
 
 
