@@ -118,6 +118,24 @@ def load(data_dir: str | Path | None, *, splits: Fractions | None = None) -> dic
     return {name: _task(name, rows, splits) for name, rows in groups.items()}
 
 
+def demonstrations(path: str | Path) -> tuple[Demonstration, ...]:
+    """Reads worked examples of one task from a file, one a line: `input`, `output` and perhaps `explanation`.
+
+    Args:
+      path: a `.jsonl` file.
+
+    Returns:
+      The demonstrations in the file's order, at least one.
+
+    Raises:
+      InputError: if something is missing or malformed; names file, line and field.
+    """
+    found = tuple(_demonstration(row) for row in _rows(Path(path)))
+    if not found:
+        raise InputError(f"{path}: no rows; expected one JSON object with input and output a line")
+    return found
+
+
 def _files(data_dir: str | Path | None) -> list[Path]:
     path = Path(data_dir) if data_dir is not None else None
     if path is not None and path.is_file():
@@ -248,14 +266,15 @@ def _demonstrations(row: _Row | None, key: str) -> tuple[Demonstration, ...]:
     items = row.fields[key]
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise row.wrong(key, "a list of objects with input, output and perhaps explanation")
-    found = []
-    for index, item in enumerate(items):
-        inner = _Row(place=f"{row.place}: {key}[{index}]", task=row.task, fields=item)
-        found.append(
-            Demonstration(
-                inputs=_text(inner, _only_key(inner, INPUT_KEYS)),
-                output=_targets(inner)[0],
-                explanation=_text(inner, "explanation") if item.get("explanation") is not None else None,
-            )
-        )
-    return tuple(found)
+    place = f"{row.place}: {key}"
+    return tuple(
+        _demonstration(_Row(place=f"{place}[{index}]", task=row.task, fields=item)) for index, item in enumerate(items)
+    )
+
+
+def _demonstration(row: _Row) -> Demonstration:
+    return Demonstration(
+        inputs=_text(row, _only_key(row, INPUT_KEYS)),
+        output=_targets(row)[0],
+        explanation=_text(row, "explanation") if row.fields.get("explanation") is not None else None,
+    )
