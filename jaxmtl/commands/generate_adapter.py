@@ -96,9 +96,7 @@ def load(checkpoint: str, model: str | None, dtype: str) -> "tuple[Pretrained, H
             raise InputError(f"--checkpoint {checkpoint} is a run folder and has its model; leave out --model")
         return load_hyper_run(checkpoint, dtype=dtype)
     if model is None:
-        raise InputError(
-            f"--checkpoint {checkpoint} is no run of a hypernetwork: give the model that it adapts as --model"
-        )
+        raise InputError(f"--checkpoint {checkpoint} is no run of a hypernetwork: give its model as --model")
     pretrained = load_pretrained(model, dtype=dtype)
     return pretrained, load_hyper(checkpoint, pretrained)
 
@@ -131,8 +129,8 @@ def written(text: str, shown: "Sequence[Demonstration]", pretrained: "Pretrained
     length = len(tokenizer.encode(whole))
     if length > MAX_INSTRUCTION_TOKENS:
         raise InputError(
-            f"instruction and {len(shown)} examples have {length} tokens; a hypernetwork reads {MAX_INSTRUCTION_TOKENS}: "
-            "give fewer or shorter ones"
+            f"instruction and {len(shown)} examples have {length} tokens; a hypernetwork reads "
+            f"{MAX_INSTRUCTION_TOKENS}: give fewer or shorter ones"
         )
     return whole
 
@@ -143,9 +141,7 @@ def _demonstrations(arguments: argparse.Namespace) -> "Sequence[Demonstration]":
     if arguments.examples is None:
         return ()
     if arguments.prompt == "plain":
-        raise InputError(
-            "--prompt=plain takes the instruction as it is: write the examples into it, or leave out --prompt"
-        )
+        raise InputError("--prompt=plain takes the instruction as it is: write the examples into it, or leave it out")
     return demonstrations(arguments.examples)
 
 

@@ -68,7 +68,7 @@ def test_what_is_written_answers_as_the_hypernetwork_does(model, config, tmp_pat
         (["--instruction", "say it", "--examples", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (
             ["--instruction", "say it", "--examples", "x", "--prompt=plain"],
-            "--prompt=plain takes the instruction as it",
+            "--prompt=plain takes the instruction",
         ),
     ],
 )
