@@ -64,17 +64,9 @@ def after_kept_prompt(config: GPTConfig, prompt: ArrayLike, source: ArrayLike, t
     Returns:
       float64, operations.
     """
-    return (
-        concatenated(config, prompt, source, target)
-        - flops.encode(config, prompt)
-        - (
-            4.0
-            * config.num_layers
-            * config.embed_dim
-            * np.asarray(source, np.float64)
-            * prompt  # counted both ways round
-        )
-    )
+    kept, read = np.asarray(prompt, np.float64), np.asarray(source, np.float64)
+    seen_twice = 4 * config.num_layers * config.embed_dim * read * kept  # the prompt does not look at the input again
+    return concatenated(config, kept, read, target) - flops.encode(config, kept) - seen_twice
 
 
 def by_parameters(num_parameters: float, instruction: float, per_example: float, num_examples: int) -> dict[str, float]:

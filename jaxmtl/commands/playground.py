@@ -140,10 +140,13 @@ def _checked(request: Any) -> tuple[str, list[str]]:
     instruction, inputs = request.get("instruction"), request.get("inputs")
     if not isinstance(instruction, str) or not instruction.strip():
         raise InputError("the instruction is empty; say in words what the model is to do")
-    is_list = isinstance(inputs, list) and all(isinstance(one, str) and one.strip() for one in inputs)
-    if not is_list or not 1 <= len(inputs) <= MOST_INPUTS:
+    if not isinstance(inputs, list) or not 1 <= len(inputs) <= MOST_INPUTS or not all(map(_is_text, inputs)):
         raise InputError(f"inputs: expected 1 to {MOST_INPUTS} texts, none of them empty")
     return instruction.strip(), inputs
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def make_server(playground: Playground, host: str, port: int) -> http.server.ThreadingHTTPServer:
