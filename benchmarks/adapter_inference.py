@@ -21,7 +21,7 @@ import workload
 
 QUICK = dict(layers=2, rounds=2, kinds=("score",))
 FULL = dict(layers=12, rounds=3, kinds=("score", "generate"))
-EXAMPLES, MAX_NEW = 100, 16
+EXAMPLES, MAX_NEW, SPREAD = 100, 16, 0.02
 MODEL = "t5-v1.1-base"
 
 
@@ -124,15 +124,17 @@ def loaded(vocabulary: pathlib.Path, layers: int, preset: str) -> tuple[Any, Any
     """Returns a model and its hypernetwork with random weights."""
     import flax.linen as nn
     import jax
+    import jax.numpy as jnp
 
     from jaxmtl.adapters.hypernet import Hyper
-    from jaxmtl.models.initial import initial_arguments
+    from jaxmtl.models.initial import abstract_params
     from jaxmtl.tokenizers import load_tokenizer
     from jaxmtl.weights import Pretrained
 
     module = module_of(layers, preset)
-    make = lambda key: nn.unbox(module.init(key, **initial_arguments(module))["params"])
-    params = jax.jit(make)(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    drawn = lambda leaf: jnp.asarray(SPREAD * rng.standard_normal(leaf.shape, np.float32))
+    params = jax.tree.map(drawn, nn.unbox(abstract_params(module)))  # compiling the models' own start takes longer
     pretrained = Pretrained(module.config, module.base, params.pop("base"), load_tokenizer(vocabulary))
     return pretrained, Hyper(config=module.hyper, params=params, reader=module.reader)
 
