@@ -60,17 +60,21 @@ def _begun(module: "HyperModel", path: str, reader_path: str | None, seed: int, 
     import jax
 
     from jaxmtl.models.initial import abstract_params, initial_arguments
+    from jaxmtl.models.trees import flat, nested
     from jaxmtl.partitioning import shardings_for
     from jaxmtl.weights import load_pretrained
 
+    shapes = abstract_params(module)
     loaded = {"base": load_pretrained(path, mesh=mesh).params}
     if module.reader is not None:
         if reader_path is None:
             raise InputError(f"hypernetwork: encoder {module.hyper.encoder!r} needs READER_PRETRAINED, a model to read")
-        loaded["reader"] = load_pretrained(reader_path, mesh=mesh).params
+        read = flat(nn.unbox(shapes["reader"]))  # of an encoder-decoder the encoder alone
+        whole = flat(load_pretrained(reader_path, mesh=mesh).params)
+        loaded["reader"] = nested({path: leaf for path, leaf in whole.items() if path in read})
     own = lambda params: {part: tree for part, tree in params.items() if part not in loaded}
     new = lambda key: own(nn.unbox(module.init(key, **initial_arguments(module)))["params"])
-    shardings = shardings_for(own(abstract_params(module)), mesh)
+    shardings = shardings_for(own(shapes), mesh)
     return {**loaded, **jax.jit(new, out_shardings=shardings)(jax.random.key(seed))}
 
 

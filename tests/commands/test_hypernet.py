@@ -3,16 +3,22 @@
 import functools
 import json
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from short_runs import SHORT, evaluate_words
 
+from jaxmtl.adapters import hyper_presets
+from jaxmtl.adapters.lora import LoRA
 from jaxmtl.commands import fit_adapters, hypernet
 from jaxmtl.evals import instructed
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.main import main
+from jaxmtl.models.initial import abstract_params
+from jaxmtl.models.trees import flat
+from jaxmtl.partitioning import make_mesh
 from jaxmtl.tasks import catalog, prompts
 from jaxmtl.training.hyper_objective import InstructedLoss
 from jaxmtl.types import InputError
@@ -174,3 +180,17 @@ def test_a_store_without_instructions_and_other_mistakes_are_refused_in_one_line
     (tmp_path / "c" / "hypernet.json").write_text("{}")
     with pytest.raises(InputError, match="is the run of a hypernetwork, not of a model"):
         load_pretrained(tmp_path / "c")
+
+
+@pytest.mark.parametrize("encoder", ["shared", "separate"])
+def test_a_new_hypernetwork_begins_with_the_weights_of_its_models(run_dir, encoder):
+    base = load_pretrained(run_dir)
+    hyper = hyper_presets.tagi(encoder=encoder, outputs=(LoRA(rank=2, alpha=2.0),), memory="input")
+    reader = base.module if encoder == "separate" else None
+    module = hypernet.module_of(hyper=hyper, base=base.module, reader=reader)
+    params = hypernet.weights_of(module=module, path=run_dir, reader_path=run_dir)(make_mesh(data=1))
+    wanted = nn.unbox(abstract_params(module))
+    assert jax.tree.map(lambda leaf: leaf.shape, params) == jax.tree.map(lambda leaf: leaf.shape, wanted)
+    jax.tree.map(np.testing.assert_array_equal, params["base"], base.params)
+    for path, leaf in flat(params.get("reader", {})).items():
+        np.testing.assert_array_equal(leaf, flat(base.params)[path])
