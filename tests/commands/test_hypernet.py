@@ -186,7 +186,7 @@ def test_a_store_without_instructions_and_other_mistakes_are_refused_in_one_line
 def test_a_new_hypernetwork_begins_with_the_weights_of_its_models(run_dir, encoder):
     base = load_pretrained(run_dir)
     hyper = hyper_presets.tagi(encoder=encoder, outputs=(LoRA(rank=2, alpha=2.0),), memory="input")
-    reader = base.module if encoder == "separate" else None
+    reader = load_pretrained(run_dir).module if encoder == "separate" else None
     module = hypernet.module_of(hyper=hyper, base=base.module, reader=reader)
     params = hypernet.weights_of(module=module, path=run_dir, reader_path=run_dir)(make_mesh(data=1))
     wanted = nn.unbox(abstract_params(module))
