@@ -48,7 +48,7 @@ parity: .venv/parity
 	$(BIN)/pytest -n 2 --dist loadfile -m 'torch or beam or lm_eval or long'
 
 bench: .venv/parity
-	for name in feed train fewshot decode rank start load; do $(BIN)/python benchmarks/$$name.py || exit 1; done
+	for name in feed train fewshot decode rank adapter_inference start load; do $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf .venv runs .pytest_cache

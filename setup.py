@@ -57,7 +57,7 @@ setuptools.setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=[*setuptools.find_packages(include=["jaxmtl", "jaxmtl.*"]), "gin_configs"],
-    package_data={"gin_configs": ["**/*.gin"], "jaxmtl.reports": ["*.css", "*.js"]},
+    package_data={"gin_configs": ["**/*.gin"], "jaxmtl.reports": ["*.css", "*.js"], "jaxmtl.commands": ["*.html"]},
     install_requires=BASE,
     extras_require={
         "cpu": [],

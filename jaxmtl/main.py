@@ -28,7 +28,19 @@ from jaxmtl import hosts
 from jaxmtl.commands.annotations import LITERALS, fits, kind_name, kinds_of
 from jaxmtl.types import InputError, UsageError, unknown_name
 
-VERBS = ("demo", "tasks", "cache", "train", "evaluate", "generate_adapter", "convert", "info", "report")
+VERBS = (
+    "demo",
+    "tasks",
+    "cache",
+    "train",
+    "evaluate",
+    "fit_adapters",
+    "generate_adapter",
+    "playground",
+    "convert",
+    "info",
+    "report",
+)
 GIN_FOLDER = pathlib.Path(__file__).resolve().parents[1] / "gin_configs"
 EPILOG = """first steps:
   jaxmtl demo                       train a small model on the embedded tasks, with a report

@@ -18,7 +18,17 @@ HEADS = "runs/heads.gin"
 MODELS = sorted({str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("models/*/*.gin")} - set(ROBERTAS))
 MESHES = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("mesh/*.gin"))
 TRANSFER = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("studies/transfer_matters/*.gin"))
+HYPERNET = "runs/hypernet.gin"
+HYPERNETS = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("hypernets/*.gin"))
+TAGI = sorted(str(path.relative_to(GIN_FOLDER)) for path in GIN_FOLDER.glob("studies/tagi/*.gin"))
+TAUGHT = ["PRETRAINED=runs/first", "TEACHERS=runs/teachers", "HYPERNET=runs/pretrained"]
 CACHING = ["STORE=runs/store", "VOCABULARY=t5/spiece.model"]
+
+
+def taught_for(study):
+    """What a study of TAGI needs besides store and run folder."""
+    return TAUGHT[:1] if "pretrain.gin" in study else TAUGHT[:2] if "without_pretraining" in study else TAUGHT
+
 
 LAYERINGS = [
     *(([model, TRAIN], TRAINING) for model in MODELS),
@@ -49,6 +59,10 @@ LAYERINGS = [
     *(([model, TRAIN, HEADS], TRAINING) for model in ROBERTAS),
     (["models/roberta.gin", TRAIN, HEADS], [*TRAINING, "SIZE=roberta-base"]),
     (["models/roberta_pretrained.gin", TRAIN, HEADS], [*TRAINING, "PRETRAINED=FacebookAI/xlm-roberta-base"]),
+    *(([preset, HYPERNET], [*TRAINING, *TAUGHT]) for preset in HYPERNETS if "text_to_lora" not in preset),
+    ([HYPERNET, "hypernets/text_to_lora.gin"], [*TRAINING, *TAUGHT]),
+    *((["hypernets/tagi.gin", file], [*TRAINING, *taught_for(file)]) for file in TAGI),
+    (["runs/teachers.gin"], [*TRAINING, "PRETRAINED=runs/first"]),
     (["runs/evaluate_heads.gin"], [*TRAINING, "CHECKPOINT=runs/heads"]),
     *(([model, "runs/untrained_heads.gin"], TRAINING) for model in ROBERTAS),
     (["runs/evaluate_heads.gin", "runs/trajectory.gin"], [*TRAINING, "CHECKPOINT=runs/heads"]),
@@ -62,6 +76,7 @@ WITH_TENSORFLOW = [
     (["tasks/text.gin"], [*CACHING, "DATA_DIR=texts"]),
     (["tasks/seqio_cache.gin"], [*CACHING, "SEQIO_CACHE=cached"]),
     *(([f"tasks/{name}.gin"], [*CACHING, "DATA_DIR=sni"]) for name in SNI),
+    (["tasks/sni_train.gin", "tasks/with_instructions.gin"], [*CACHING, "DATA_DIR=sni"]),
 ]
 PUBLISHED = {
     "t5_1_0": ("t5-{}", t5.T5, t5_config),
@@ -71,6 +86,7 @@ PUBLISHED = {
     "opt": ("opt-{}", gpt.GPT, gpt_config),
 }
 """Folder of sizes: their names, the module, where the named configs are."""
+ALONE = ("tasks/seqio_cache.gin", "tasks/with_instructions.gin")
 # Included by others; they cannot be given alone.
 INCLUDED = {"runs/cache.gin", "runs/decoding.gin"}
 
@@ -122,7 +138,7 @@ def test_files_that_bring_tensorflow_in_are_those_of_caching():
     needs = {file for file in all_files() if "jaxmtl.data" in (GIN_FOLDER / file).read_text()}
     assert needs == {"runs/cache.gin", "tasks/text.gin", "tasks/seqio_cache.gin"}
     assert {file for file in all_files() if includes(file, "runs/cache.gin")} == {
-        file for files, _ in WITH_TENSORFLOW for file in files if file != "tasks/seqio_cache.gin"
+        file for files, _ in WITH_TENSORFLOW for file in files if file not in ALONE
     }
 
 
@@ -186,3 +202,25 @@ def test_what_a_header_says_is_often_changed_can_be_changed(file):
     assert names <= macros_of(file)
     # The rate of caching weighs a SeqIO mixture only: neither the store nor training depends on it.
     assert not (file.startswith("tasks/") and "RATE" in names)
+
+
+@pytest.mark.parametrize("file", [file for file in TAGI if "pretrain.gin" not in file])
+def test_ablations_of_tagi_differ_from_it_in_one_line(file):
+    def values(study):
+        text = GinConfig(["hypernets/tagi.gin", study], [*TRAINING, *TAUGHT[: 2 + ("without_pre" not in study)]]).text()
+        return set(re.findall(r"(?m)^[A-Z_]+ = .+(?:\n {4}.+)*", text))
+
+    changed = values(file) ^ values("studies/tagi/finetune.gin")
+    assert len(changed) == (0 if file.endswith("finetune.gin") else 2), changed
+
+
+@pytest.mark.parametrize("preset", [preset for preset in HYPERNETS if "text_to_lora" not in preset])
+def test_gin_gives_the_presets_of_the_papers(preset):
+    from jaxmtl.adapters import hyper_presets
+
+    make = hyper_presets.PRESETS[preset.removeprefix("hypernets/").removesuffix(".gin")]
+    files = (
+        ["models/pretrained.gin", preset] if "READER_PRETRAINED = %" in (GIN_FOLDER / preset).read_text() else [preset]
+    )
+    bindings = ["PRETRAINED=runs/first"] * (len(files) - 1)
+    assert GinConfig(files, bindings).configured(make)() == make()

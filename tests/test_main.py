@@ -71,11 +71,14 @@ def test_a_verb_without_gin_settings_refuses_them(words, flag, capsys, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+TAKING_GIN = ("cache", "train", "evaluate", "fit_adapters", "tasks", "info")
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_help_shows_gin_files_where_they_are_read(verb, capsys):
     with pytest.raises(SystemExit):
         main([verb, "--help"])
-    assert ("--gin_file" in capsys.readouterr().out) == (verb in ("cache", "train", "evaluate", "tasks", "info"))
+    assert ("--gin_file" in capsys.readouterr().out) == (verb in TAKING_GIN)
 
 
 MISTAKES = {

@@ -137,6 +137,11 @@ class HyperModel(nn.Module):
     def _read(self, instructions: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array | None, jax.Array]:
         """Returns states [U, I, E], those of the first layer if they are asked for, and the mask bool [U, I]."""
         if self.hyper.encoder == "learned":
+            if instructions.shape[1] != 1:
+                raise InputError(
+                    f"this hypernetwork knows its tasks by number and reads one for each; found rows of "
+                    f"{instructions.shape[1]} ids: instructions are for other encoders"
+                )
             return self.tasks(instructions), None, jnp.ones(instructions.shape, bool)
         own: Any = self.base if self.reader is None else self.reader
         mask = jnp.asarray(own.real(instructions, mask))

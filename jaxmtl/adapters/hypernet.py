@@ -72,7 +72,23 @@ def read_instructions(hyper: Hyper, pretrained: Any, instructions: Sequence[str]
         raise InputError("the model has no tokenizer to read instructions with; put its files into the model's folder")
     tokenizer = pretrained.tokenizer
     encoded = tokenizer.encode_batch(list(instructions))
-    ids = [cut(row, MAX_INSTRUCTION_TOKENS, tokenizer.eos_token_id) for row in encoded]
+    return read_ids(hyper, pretrained, [cut(row, MAX_INSTRUCTION_TOKENS, tokenizer.eos_token_id) for row in encoded])
+
+
+def read_ids(hyper: Hyper, pretrained: Any, ids: Sequence[Sequence[int]]) -> Adaptation:
+    """Computes what tokenised instructions do to a model.
+
+    Args:
+      hyper: the hypernetwork.
+      pretrained: the model, a `jaxmtl.weights.Pretrained`.
+      ids: token ids of each of U instructions, at least one.
+
+    Returns:
+      The adaptation, U instructions in their order.
+
+    Raises:
+      InputError: if the model has no room for an instruction.
+    """
     check_room(pretrained.config, map(len, ids), [0] * len(ids), "instructions")
     length = -(-max(map(len, ids)) // STEP) * STEP
     padded = np.full((len(ids), length), pretrained.config.pad_id, np.int32)

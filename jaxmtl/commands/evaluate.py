@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from jaxmtl.adapters.lora import Adapter
+    from jaxmtl.evals.instructed import ByInstruction, Choice
     from jaxmtl.feed.store import TokenStore
     from jaxmtl.types import Scores
     from jaxmtl.weights import Pretrained
@@ -58,11 +59,13 @@ class Loaded:
       pretrained: the model.
       step: optimiser step of the weights.
       seed: seed of the run that made them.
+      adapters: what the model is scored with if the run was a hypernetwork's; None for nothing.
     """
 
     pretrained: "Pretrained"
     step: int
     seed: int
+    adapters: "ByInstruction | None" = None
 
 
 def evaluate(
@@ -118,6 +121,10 @@ def _scored(
 ) -> "dict[str, Scores]":
     own = dataclasses.replace(labels, seed=loaded.seed, step=loaded.step)
     found = adapters(loaded.pretrained)
+    if loaded.adapters is not None:
+        if found is not None:
+            raise InputError("a hypernetwork makes the adapters itself; give no ADAPTER and no ADAPTERS")
+        found = loaded.adapters
     options = {} if found is None else {"adapters": found}
     return score(loaded.pretrained, labels=own, **where, **options)
 
@@ -152,23 +159,39 @@ def kept_steps(*, path: str | os.PathLike, chosen: Sequence[int] | None = None) 
 
 
 def checkpoint(
-    *, path: str | os.PathLike, dtype: str = "float32", mesh: "Mesh | None" = None, step: int | None = None
+    *,
+    path: str | os.PathLike,
+    dtype: str = "float32",
+    mesh: "Mesh | None" = None,
+    step: int | None = None,
+    instruction_of: "Choice | None" = None,
 ) -> Loaded:
-    """Loads a model.
+    """Loads a model, with its hypernetwork if the run trained one.
 
     Args:
       path: a run folder, a Hugging Face folder or a hub id.
       dtype: dtype of weights and activations.
       mesh: devices to split over; the default device if None.
       step: which checkpoint of a run folder; its best if None.
+      instruction_of: which task's instruction a hypernetwork reads for each task; its own if None.
 
     Returns:
       The model, with step and seed of its run; both are 0 if it is no run folder.
     """
-    from jaxmtl.weights import load_pretrained, seed_of, step_of
+    from jaxmtl.weights import load_pretrained, run_folder, seed_of, step_of
 
+    found = step_of(path) if step is None else step
+    if run_folder.has_hypernetwork(pathlib.Path(path)):
+        from jaxmtl.evals.instructed import ByInstruction, own
+        from jaxmtl.weights.hyper_io import load_hyper_run
+
+        pretrained, hyper = load_hyper_run(path, dtype=dtype, mesh=mesh, step=step)
+        adapters = ByInstruction(hyper=hyper, choose=instruction_of or own)
+        return Loaded(pretrained=pretrained, step=found, seed=seed_of(path), adapters=adapters)
+    if instruction_of is not None:
+        raise InputError(f"{path} is no run of a hypernetwork and reads no instructions; leave INSTRUCTION_OF at None")
     pretrained = load_pretrained(path, dtype=dtype, mesh=mesh, step=step)
-    return Loaded(pretrained=pretrained, step=step_of(path) if step is None else step, seed=seed_of(path))
+    return Loaded(pretrained=pretrained, step=found, seed=seed_of(path))
 
 
 def untrained(*, module: "nn.Module", store: "TokenStore", seed: int = 0) -> Loaded:

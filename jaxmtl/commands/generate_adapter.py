@@ -1,23 +1,40 @@
-"""`jaxmtl generate_adapter`: from an instruction in words to an adapter that PEFT loads, by a trained hypernetwork."""
+"""`jaxmtl generate_adapter`: from an instruction in words to an adapter that PEFT loads, by a trained hypernetwork.
+
+The instruction is written as hypernetworks are trained to read them on tasks: "Definition: ...", and worked examples
+behind it. `--prompt=plain` hands it over as it is, with examples only if the text itself has some.
+"""
 
 import argparse
 import pathlib
-from typing import Any
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from jaxmtl.types import InputError
+
+if TYPE_CHECKING:
+    from jaxmtl.adapters.hypernet import Hyper
+    from jaxmtl.tasks.spec import Demonstration
+    from jaxmtl.weights import Pretrained
 
 HELP = "write the adapter that a hypernetwork makes of an instruction"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds hypernetwork, model, instruction and target."""
-    parser.add_argument("--checkpoint", required=True, help="folder that a hypernetwork was saved to (hypernet.json)")
     parser.add_argument(
-        "--model", required=True, help="the model it was trained on: run folder, Hugging Face folder, hub id"
+        "--checkpoint", required=True, help="run folder of a hypernetwork, or a folder that one was saved to"
+    )
+    parser.add_argument(
+        "--model", help="the model it was trained on: run folder, Hugging Face folder, hub id; a run folder has its own"
     )
     words = parser.add_mutually_exclusive_group(required=True)
     words.add_argument("--instruction", help="the instruction")
     words.add_argument("--instruction_file", help="a text file that holds it")
+    parser.add_argument("--examples", help='a file with worked examples, one a line: {"input": "...", "output": "..."}')
+    parser.add_argument(
+        "--prompt", choices=("tk_instruct", "plain"), default="tk_instruct", help="how the instruction is written"
+    )
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="dtype of the model")
 
@@ -37,14 +54,14 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     """
     from jaxmtl.adapters.hypernet import adapters_of, left_out, read_instructions
     from jaxmtl.models.low_rank import COLLECTION
-    from jaxmtl.weights import load_pretrained, save_adapter
+    from jaxmtl.weights import save_adapter
     from jaxmtl.weights.adaptation_io import FILE, save_adaptation
-    from jaxmtl.weights.hyper_io import load_hyper
 
-    instruction = _instruction(arguments)
-    pretrained = load_pretrained(arguments.model, dtype=arguments.dtype)
-    hyper = load_hyper(arguments.checkpoint, pretrained)
-    adaptation = read_instructions(hyper, pretrained, [instruction])
+    text, shown = _instruction(arguments), _demonstrations(arguments)
+    pretrained, hyper = load(arguments.checkpoint, arguments.model, arguments.dtype)
+    if arguments.prompt == "tk_instruct":
+        text = written(text, shown, pretrained)
+    adaptation = read_instructions(hyper, pretrained, [text])
     out = pathlib.Path(arguments.out)
     num_tokens = int(adaptation.mask.sum())
     if COLLECTION in adaptation.generated:
@@ -55,6 +72,77 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
         save_adaptation(out, adaptation, pretrained)
         print(f"an adapter leaves out {', '.join(missing)}; all of what the instruction does is in {out / FILE}")
     return 0
+
+
+def load(checkpoint: str, model: str | None, dtype: str) -> "tuple[Pretrained, Hyper]":
+    """Loads a hypernetwork and the model that it adapts.
+
+    Args:
+      checkpoint: run folder of a hypernetwork, or a folder that one was saved to.
+      model: the model; None for that of the run.
+      dtype: dtype of the model.
+
+    Returns:
+      Model and hypernetwork.
+
+    Raises:
+      InputError: if a folder does not hold what it should, or the model is given twice or not at all.
+    """
+    from jaxmtl.weights import load_pretrained, run_folder
+    from jaxmtl.weights.hyper_io import load_hyper, load_hyper_run
+
+    if run_folder.has_hypernetwork(pathlib.Path(checkpoint)):
+        if model is not None:
+            raise InputError(f"--checkpoint {checkpoint} is a run folder and has its model; leave out --model")
+        return load_hyper_run(checkpoint, dtype=dtype)
+    if model is None:
+        raise InputError(f"--checkpoint {checkpoint} is no run of a hypernetwork: give its model as --model")
+    pretrained = load_pretrained(model, dtype=dtype)
+    return pretrained, load_hyper(checkpoint, pretrained)
+
+
+def written(text: str, shown: "Sequence[Demonstration]", pretrained: "Pretrained") -> str:
+    """Writes an instruction and worked examples as Tk-Instruct does.
+
+    Args:
+      text: the instruction.
+      shown: the examples.
+      pretrained: the model, with the tokenizer that measures.
+
+    Returns:
+      The text that a hypernetwork reads.
+
+    Raises:
+      InputError: if the examples do not all fit, or the model has no tokenizer.
+    """
+    from jaxmtl.adapters.hypernet import MAX_INSTRUCTION_TOKENS
+    from jaxmtl.evals.requests import tokenizer_of
+    from jaxmtl.tasks.prompts import instruction_only
+    from jaxmtl.tasks.spec import TaskSpec
+    from jaxmtl.types import Example
+
+    task = TaskSpec(name="instruction", category="", definition=text, positive=tuple(shown), examples=())
+    nobody, tokenizer = Example(id="", inputs="", targets=("",)), tokenizer_of(pretrained)
+    options: dict[str, Any] = dict(num_positive=len(shown), tokenizer=tokenizer)
+    # Without a limit: what does not fit would be left out silently.
+    whole = instruction_only(task, nobody, max_tokens=sys.maxsize, **options)
+    length = len(tokenizer.encode(whole))
+    if length > MAX_INSTRUCTION_TOKENS:
+        raise InputError(
+            f"instruction and {len(shown)} examples have {length} tokens; a hypernetwork reads "
+            f"{MAX_INSTRUCTION_TOKENS}: give fewer or shorter ones"
+        )
+    return whole
+
+
+def _demonstrations(arguments: argparse.Namespace) -> "Sequence[Demonstration]":
+    from jaxmtl.tasks.jsonl import demonstrations
+
+    if arguments.examples is None:
+        return ()
+    if arguments.prompt == "plain":
+        raise InputError("--prompt=plain takes the instruction as it is: write the examples into it, or leave it out")
+    return demonstrations(arguments.examples)
 
 
 def _instruction(arguments: argparse.Namespace) -> str:

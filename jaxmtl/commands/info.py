@@ -7,7 +7,7 @@ import platform
 from typing import Any
 
 from jaxmtl.commands.progress import shown
-from jaxmtl.types import UsageError
+from jaxmtl.types import InputError, UsageError
 
 HELP = "show versions and devices, what a model folder or token store holds, or what memory a training takes"
 TAKES_GIN = True

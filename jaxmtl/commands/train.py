@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxmtl.commands.evaluate import git_hash
 from jaxmtl.commands.heads import check_heads
+from jaxmtl.commands.hypernet import describe_hypernetwork
 from jaxmtl.host_memory import keep_freed_memory
 from jaxmtl.types import UsageError
 
@@ -281,5 +282,6 @@ def _describe(parts: Parts, config: str) -> None:
 
     if jax.process_index() == 0:
         write_config(parts.run_dir / run_folder.MODEL, parts.module.config)
+        describe_hypernetwork(parts)
         parts.store.tokenizer().save(parts.run_dir / run_folder.MODEL)
         write_whole(parts.run_dir / "config.gin", config)

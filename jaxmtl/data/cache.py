@@ -10,7 +10,7 @@ import seqio
 import tensorflow as tf
 
 from jaxmtl.data.seqio_mixtures import task_names
-from jaxmtl.data.seqio_tasks import SpecSource, lengths, source_of
+from jaxmtl.data.seqio_tasks import INSTRUCTIONS, SpecSource, lengths, source_of
 from jaxmtl.data.shared_pipeline import SharedPipeline, can_share
 from jaxmtl.feed.parts import Part
 from jaxmtl.feed.store import TokenStore
@@ -135,7 +135,7 @@ def pipeline_rows(name: str, split: str, run: Run = own_pipeline) -> Rows:
     """
     source = source_of(name)
     features = list(seqio.TaskRegistry.get(name).output_features)
-    if not {"inputs", "targets"} <= set(features) <= {"inputs", "targets", "instructions"}:
+    if not {"inputs", "targets"} <= set(features) <= {"inputs", "targets", INSTRUCTIONS}:
         raise InputError(
             f"seqio task {name} makes {', '.join(features)}; a token store holds inputs, targets and instructions only"
         )
@@ -152,6 +152,7 @@ def pipeline_rows(name: str, split: str, run: Run = own_pipeline) -> Rows:
         targets=[row["targets"].tolist() for row in rows],
         references=[[text.decode("utf-8") for text in row["references"].tolist()] for row in rows],
         choices=choices_of(source.task.split(split)),
+        instructions=_instructions(rows),
     )
 
 
@@ -170,8 +171,12 @@ def _chunk_rows(rows: Sequence[Mapping[str, Any]], source: SpecSource, split: st
         inputs=[row["inputs"] for row in rows],
         targets=[row["targets"] for row in rows],
         references=[[source.tokenizer.decode(row["targets"])] for row in rows],
-        instructions=[row["instructions"] for row in rows] if "instructions" in rows[0] else None,
+        instructions=_instructions(rows),
     )
+
+
+def _instructions(rows: Sequence[Mapping[str, Any]]) -> list[Any] | None:
+    return [row[INSTRUCTIONS].tolist() for row in rows] if INSTRUCTIONS in rows[0] else None
 
 
 def _check_like_first(name: str, source: SpecSource, first: SpecSource, description: object) -> None:

@@ -16,15 +16,16 @@ from jaxmtl.feed.tokenise import Preprocessing, describe
 from jaxmtl.tasks import metrics
 from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.tokenizers import Tokenizer
-from jaxmtl.types import InputError, unknown_name
+from jaxmtl.types import Example, InputError, unknown_name
 
 tf.config.set_visible_devices([], "GPU")  # the GPU's memory is for JAX
 _PREFIX = re.compile(r"\w+")
 _TEXT = tf.TensorSpec((), tf.string)
-SIGNATURE = {name: _TEXT for name in ("inputs", "targets", "id", "task")} | {
+INSTRUCTIONS = "instructions"
+"""Name of the feature that a hypernetwork reads."""
+_SIGNATURE = {name: _TEXT for name in ("inputs", "targets", "id", "task")} | {
     "references": tf.TensorSpec((None,), tf.string)
 }
-"""What an example of a `SpecSource` is."""
 PREPROCESSORS = [
     seqio.preprocessors.tokenize,
     seqio.CacheDatasetPlaceholder(),
@@ -104,7 +105,7 @@ class SpecSource(seqio.DataSource):
         indices = _indices(self.task, split)
         order = np.random.default_rng(seed).permutation(len(indices)) if shuffle else range(len(indices))
         return tf.data.Dataset.from_generator(
-            lambda: self.texts(indices[place] for place in order), output_signature=SIGNATURE
+            lambda: self.texts(indices[place] for place in order), output_signature=signature(self.preprocessing)
         )
 
     def texts(self, indices: Iterable[int]) -> Iterator[dict[str, Any]]:
@@ -114,8 +115,9 @@ class SpecSource(seqio.DataSource):
           indices: of the task's examples.
 
         Yields:
-          The fields of `SIGNATURE`.
+          The fields of `signature`.
         """
+        instruction = self.preprocessing.instruction
         for example in (self.task.examples[index] for index in indices):
             yield {
                 "inputs": self.preprocessing.prompt(self.task, example, tokenizer=self.tokenizer),
@@ -123,7 +125,21 @@ class SpecSource(seqio.DataSource):
                 "id": example.id,
                 "task": self.task.name,
                 "references": list(example.targets),
+                **({} if instruction is None else {INSTRUCTIONS: self._instruction(example)}),
             }
+
+    def _instruction(self, example: Example) -> str:
+        prompt: Any = self.preprocessing.instruction
+        return prompt(self.task, example, tokenizer=self.tokenizer)
+
+
+def signature(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Returns what an example of a `SpecSource` is.
+
+    Args:
+      preprocessing: says whether examples have instructions.
+    """
+    return _SIGNATURE if preprocessing.instruction is None else {**_SIGNATURE, INSTRUCTIONS: _TEXT}
 
 
 def seqio_name(prefix: str, task_name: str) -> str:
@@ -168,6 +184,8 @@ def register(
     Raises:
       InputError: if a name is registered already with anything else, or nothing of the objective fits the limits.
     """
+    if objective is not None and preprocessing.instruction is not None:
+        raise InputError(f"{type(objective).__name__} makes examples of plain text; set INSTRUCTION to None")
     features = _features(tokenizer, preprocessing, () if objective is None else objective.features)
     if objective is not None:
         objective.chunk_lengths(text_pipeline.room_of(lengths(preprocessing, features), features))
@@ -201,6 +219,8 @@ def lengths(preprocessing: Preprocessing, features: Iterable[str] = ("inputs", "
       Feature name to its most tokens, special ones counted.
     """
     limits = {"targets": preprocessing.max_target_tokens}
+    if preprocessing.instruction is not None:
+        limits[INSTRUCTIONS] = preprocessing.max_instruction_tokens
     return {name: limits.get(name, preprocessing.max_input_tokens) for name in features}
 
 
@@ -269,6 +289,8 @@ def exact_match(targets: Sequence[Sequence[str]], predictions: Sequence[str]) ->
 
 def _features(tokenizer: Tokenizer, preprocessing: Preprocessing, more: Iterable[str]) -> dict[str, Any]:
     ends = {"inputs": adds_end(tokenizer) and preprocessing.input_ends, "targets": True}
+    if preprocessing.instruction is not None:
+        ends[INSTRUCTIONS] = adds_end(tokenizer)
     ends |= {name: True for name in more if name not in ends}
     return {name: seqio.Feature(vocabulary(tokenizer), add_eos=end) for name, end in ends.items()}
 

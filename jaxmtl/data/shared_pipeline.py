@@ -7,7 +7,7 @@ from typing import Any
 import seqio
 import tensorflow as tf
 
-from jaxmtl.data.seqio_tasks import PREPROCESSORS, SIGNATURE, SpecSource, lengths, source_of
+from jaxmtl.data.seqio_tasks import PREPROCESSORS, SpecSource, lengths, signature, source_of
 
 _SPLIT = "all"  # the only split of a `_Chain`
 
@@ -61,9 +61,8 @@ class SharedPipeline:
     def _start(self, parts: Sequence[tuple[str, str]]) -> Iterator[dict[str, Any]]:
         sources = [(source_of(name), split) for name, split in parts]
         task = seqio.TaskRegistry.get(parts[0][0]).replace(source=_Chain(sources))
-        dataset = task.get_dataset(
-            sequence_length=lengths(sources[0][0].preprocessing), split=_SPLIT, shuffle=False, try_in_mem_cache=False
-        )
+        limits = lengths(sources[0][0].preprocessing, task.output_features)
+        dataset = task.get_dataset(sequence_length=limits, split=_SPLIT, shuffle=False, try_in_mem_cache=False)
         return dataset.as_numpy_iterator()
 
 
@@ -85,4 +84,4 @@ class _Chain(seqio.DataSource):
         def texts() -> Iterator[dict[str, Any]]:
             return itertools.chain.from_iterable(source.texts(source.task.splits[part]) for source, part in self._parts)
 
-        return tf.data.Dataset.from_generator(texts, output_signature=SIGNATURE)
+        return tf.data.Dataset.from_generator(texts, output_signature=signature(self._parts[0][0].preprocessing))

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from jaxmtl.adapters.adaptation import Instructed
 from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals.decoding import Decoding
 from jaxmtl.evals.generation import decode_texts, generate_ids
+from jaxmtl.evals.instructed import Instructions, instructed
 from jaxmtl.evals.request_adapters import request_adapters
 from jaxmtl.evals.requests import OnBatch
 from jaxmtl.evals.scoring import token_losses
@@ -36,6 +38,7 @@ class Work:
       count: number of examples.
       key: hash of all that decides the predictions.
       adapter: what the model is adapted to the task with; None for nothing.
+      instructions: what a hypernetwork adapts the model with instead; None for nothing.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Work:
     count: int
     key: str
     adapter: Adapter | None = None
+    instructions: Instructions | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,8 +121,7 @@ def predict(
         some_inputs, some_targets = work.examples.rows(range(work.count))
         inputs += some_inputs
         targets += some_targets
-    listed = [work.adapter for work in chunk for _ in range(work.count) if work.adapter is not None]
-    options: dict[str, Any] = dict(adapters=request_adapters(pretrained, listed or None, len(inputs)))
+    options: dict[str, Any] = dict(adapters=request_adapters(pretrained, _adapted(pretrained, chunk), len(inputs)))
     options |= dict(batch_size=how.batch_size)
     losses = token_losses(pretrained, inputs, targets, on_batch=stage("score"), **options)
     generated = generate_ids(
@@ -143,6 +146,14 @@ def predict(
         rows[work.name] = _rows(work, {name: column[start:end] for name, column in columns.items()}, how.metrics)
         start = end
     return rows
+
+
+def _adapted(pretrained: Pretrained, chunk: Sequence[Work]) -> list[Adapter] | Instructed | None:
+    """Returns the adapter of each request, or what their instructions became; None for nothing."""
+    given = [work.instructions for work in chunk if work.instructions is not None]
+    if given:
+        return instructed(pretrained, given)
+    return [work.adapter for work in chunk for _ in range(work.count) if work.adapter is not None] or None
 
 
 def means(work: Work, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> Scores:

@@ -72,6 +72,11 @@ class Ranking:
         self, pretrained: Pretrained, chunk: Sequence[Work], stage: Callable[[str], OnBatch]
     ) -> dict[str, list[Row]]:
         """Returns task name to rows: key, split, id, inputs, choices, sums (nats), num_tokens, prediction and more."""
+        if any(work.instructions is not None for work in chunk):
+            raise InputError(
+                "choices are not ranked with what a hypernetwork makes of instructions; give the adapter that "
+                "`jaxmtl generate_adapter` writes (ADAPTER), or generate answers with runs/evaluate.gin alone"
+            )
         choices = [texts for work in chunk for texts in (work.examples.choices or [])[: work.count]]
         encoded = scoring.encode_choices(pretrained, choices)
         losses = iter(self.measure(pretrained, chunk, encoded, stage("rank")))

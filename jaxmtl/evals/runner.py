@@ -4,13 +4,13 @@ What is finished is not computed again, see `task_runner`.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals.decoding import Decoding
 from jaxmtl.evals.predictions import Method
 from jaxmtl.evals.requests import BATCH_SIZE
 from jaxmtl.evals.summary import Labels
+from jaxmtl.evals.task_adapters import Given
 from jaxmtl.evals.task_runner import run_tasks
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks.metrics import METRICS
@@ -25,7 +25,7 @@ def evaluate(
     run_dir: str | os.PathLike,
     *,
     tasks: Sequence[str] | None = None,
-    adapters: Mapping[str, Adapter] | Adapter | None = None,
+    adapters: Given = None,
     metrics: Sequence[str] = tuple(METRICS),
     decoding: Decoding | None = None,
     max_tokens: int = 128,
@@ -43,7 +43,8 @@ def evaluate(
       split: split to score.
       run_dir: where to write; what it holds of the same evaluation is not computed again.
       tasks: names of tasks; all tasks of the split if None.
-      adapters: task name to the adapter that the task is scored with; or one for all tasks; none if None.
+      adapters: task name to the adapter that the task is scored with; or one for all tasks; or a hypernetwork that
+        makes them of the store's instructions; none if None.
       metrics: names of text metrics, keys of `tasks.metrics.METRICS`.
       decoding: how texts are generated; greedily if None.
       max_tokens: most tokens of a generated text.

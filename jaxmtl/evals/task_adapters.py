@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxmtl.adapters.lora import Adapter, check_adapter
 from jaxmtl.evals import files
+from jaxmtl.evals.instructed import ByInstruction, hyper_hash
 from jaxmtl.types import InputError, unknown_name
 from jaxmtl.weights import Pretrained
 from jaxmtl.weights.fingerprint import weights_hash
@@ -29,14 +30,16 @@ class Adapted:
     weights_hash: str
 
 
-def of_tasks(
-    pretrained: Pretrained, adapters: Mapping[str, Adapter] | Adapter | None, names: Sequence[str]
-) -> dict[str, Adapted]:
+Given = Mapping[str, Adapter] | Adapter | ByInstruction | None
+"""What tasks are scored with besides the model: an adapter by task, or one for all; or a hypernetwork; or nothing."""
+
+
+def of_tasks(pretrained: Pretrained, adapters: Given, names: Sequence[str]) -> dict[str, Adapted]:
     """Chooses the adapter of each task.
 
     Args:
       pretrained: the model that they have to fit.
-      adapters: by task; or one for all tasks; or None.
+      adapters: see `Given`.
       names: the tasks.
 
     Returns:
@@ -46,7 +49,11 @@ def of_tasks(
       InputError: if an adapter does not fit the model; names the task.
       UnknownNameError: if a task has no adapter.
     """
-    weights, chosen = pretrained.hash, _chosen(adapters, names)
+    weights = pretrained.hash
+    if isinstance(adapters, ByInstruction):
+        both = f"{weights}{ADAPTED}{hyper_hash(adapters.hyper)}"
+        return {name: Adapted(adapter=None, weights_hash=both) for name in names}
+    chosen = _chosen(adapters, names)
     slots: dict[int, list[str]] = {}
     for name, adapter in chosen.items():
         slots.setdefault(id(adapter), []).append(name)
@@ -58,13 +65,11 @@ def of_tasks(
     return {name: Adapted(adapter=chosen.get(name), weights_hash=hashes[name]) for name in names}
 
 
-def stated_hashes(
-    adapters: Mapping[str, Adapter] | Adapter | None, adapted: Mapping[str, Adapted]
-) -> dict[str, str | dict[str, str]]:
+def stated_hashes(adapters: Given, adapted: Mapping[str, Adapted]) -> dict[str, str | dict[str, str]]:
     """Says in the settings of an evaluation what was scored: a model with one adapter for all is another model.
 
     Args:
-      adapters: by task; or one for all tasks; or None.
+      adapters: see `Given`.
       adapted: what `of_tasks` gave, for at least one task.
 
     Returns:
@@ -73,8 +78,9 @@ def stated_hashes(
     some = next(iter(adapted.values())).weights_hash
     if adapters is None:
         return dict(weights_hash=some)
-    if isinstance(adapters, Adapter):
-        return dict(weights_hash=files.key_of(dict(weights_hash=some)))
+    if isinstance(adapters, Adapter | ByInstruction):
+        whose = dict(instruction_of=adapters.choose.__name__) if isinstance(adapters, ByInstruction) else {}
+        return dict(weights_hash=files.key_of(dict(weights_hash=some)), **whose)
     by_task = {name: one.weights_hash for name, one in adapted.items()}
     return dict(weights_hash=some.partition(ADAPTED)[0], weights_hashes=by_task)
 

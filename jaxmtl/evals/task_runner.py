@@ -15,12 +15,12 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals import files, summary, task_adapters
+from jaxmtl.evals.instructed import ByInstruction, instructions_of
 from jaxmtl.evals.predictions import Row, Work
 from jaxmtl.evals.requests import OnBatch
 from jaxmtl.evals.summary import Labels
-from jaxmtl.evals.task_adapters import Adapted
+from jaxmtl.evals.task_adapters import Adapted, Given
 from jaxmtl.evals.watch import TaskState, tell
 from jaxmtl.feed.store import Examples, TokenStore
 from jaxmtl.tasks.spec import check_task_name
@@ -29,6 +29,8 @@ from jaxmtl.weights import Pretrained, check_reads
 
 VERSION = 1
 """Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""
+MOST_INSTRUCTED = 16
+"""Tasks that a hypernetwork adapts the model to at the same time: each takes the memory of a long prompt."""
 
 
 class Way(Protocol):
@@ -76,7 +78,7 @@ def run_tasks(
     way: Way,
     *,
     tasks: Sequence[str] | None = None,
-    adapters: Mapping[str, Adapter] | Adapter | None = None,
+    adapters: Given = None,
     chunk_size: int = 512,
     max_examples: int | None = None,
     labels: Labels | None = None,
@@ -91,7 +93,8 @@ def run_tasks(
       run_dir: where to write; what it holds of the same evaluation is not computed again.
       way: how predictions are made.
       tasks: names of tasks; all tasks of the split if None.
-      adapters: task name to the adapter that the task is scored with; or one for all tasks; none if None.
+      adapters: task name to the adapter that the task is scored with; or one for all tasks; or a hypernetwork that
+        makes them of the store's instructions; none if None.
       chunk_size: tasks are taken together until they have this many examples; then their predictions are written.
       max_examples: scores only the first examples of each task; all if None.
       labels: what the records say about the run; nothing but the folder's name if None.
@@ -109,7 +112,7 @@ def run_tasks(
     pretrained = _with_tokenizer(pretrained, store)
     settings = dict(split=split, **way.settings)
     adapted = task_adapters.of_tasks(pretrained, adapters, _names(store, split, tasks))
-    work = _plan(store, split, max_examples, settings, adapted, way)
+    work = _instructed(_plan(store, split, max_examples, settings, adapted, way), store, split, adapters)
     files.check_split(run_dir, split)
     scores = _agree({task.name: _finished(run_dir, task, way) for task in work}, work, way.columns)
     left = [task for task in work if task.name not in scores]
@@ -196,9 +199,23 @@ def _plan(
         examples = store.examples(name, split)
         of_task = way.of_task(name, examples)
         key = files.key_of({**settings, **of_task, **made_from, "weights_hash": own.weights_hash})
-        what = dict(name=name, category=entry.category, headline=entry.metric, split=split)
+        what: dict[str, Any] = dict(name=name, category=entry.category, headline=entry.metric, split=split)
         work.append(Work(examples=examples, count=count, key=key, adapter=own.adapter, **what))
     return work
+
+
+def _instructed(work: list[Work], store: TokenStore, split: str, adapters: Given) -> list[Work]:
+    """Gives tasks their instructions if a hypernetwork is to read any; whose they are is part of a task's key."""
+    if not isinstance(adapters, ByInstruction):
+        return work
+    sources = adapters.choose([task.name for task in work], [task.category for task in work])
+    found = []
+    for task, source in zip(work, sources, strict=True):
+        given = instructions_of(store, split, source, task.count, adapters.hyper)
+        foreign = {} if source == task.name else dict(instruction_of=source, there=store.entry(source, split).sha256)
+        key = files.key_of({"key": task.key, **foreign})
+        found.append(dataclasses.replace(task, instructions=given, key=key))
+    return found
 
 
 def _agree(found: Mapping[str, Scores | None], work: Sequence[Work], columns: Sequence[str]) -> dict[str, Scores]:
@@ -224,7 +241,8 @@ def _chunks(work: Sequence[Work], chunk_size: int) -> Iterator[list[Work]]:
     chunk: list[Work] = []
     for task in work:
         chunk.append(task)
-        if sum(member.count for member in chunk) >= chunk_size:
+        is_full = sum(member.count for member in chunk) >= chunk_size
+        if is_full or (task.instructions is not None and len(chunk) == MOST_INSTRUCTED):
             yield chunk
             chunk = []
     if chunk:

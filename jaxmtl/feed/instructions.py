@@ -10,6 +10,20 @@ import numpy as np
 from jaxmtl.types import Batch, InputError
 
 
+def joined_ids(instruction: np.ndarray, inputs: np.ndarray, end: int) -> np.ndarray:
+    """Puts an instruction and an input together as one text, without an end token between them.
+
+    Args:
+      instruction: int32 [i].
+      inputs: int32 [s].
+      end: id that ends a text.
+
+    Returns:
+      int32 [i + s], or one less.
+    """
+    return np.concatenate([instruction[instruction != end], inputs])
+
+
 def share_instructions(batch: Batch, *, multiple: int = 1) -> Batch:
     """Holds each instruction of a batch once, so that it is encoded once.
 
@@ -57,6 +71,27 @@ class SharedInstructions:
     def __next__(self) -> Batch:
         """Returns the next batch."""
         return share_instructions(next(self._stream), multiple=self._multiple)
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns the wrapped stream's own method."""
+        return getattr(self._stream, name)
+
+
+class NumberedTasks:
+    """A stream of batches, with the number of each row's task as what a hypernetwork reads."""
+
+    def __init__(self, stream: Any) -> None:
+        """Wraps a stream.
+
+        Args:
+          stream: a training stream without instructions; all that is not its batches is left as it is.
+        """
+        self._stream = stream
+
+    def __next__(self) -> Batch:
+        """Returns the next batch, with `instructions` int32 [B, 1]."""
+        batch = next(self._stream)
+        return {**batch, "instructions": batch["task_ids"][:, None]}
 
     def __getattr__(self, name: str) -> Any:
         """Returns the wrapped stream's own method."""

@@ -24,6 +24,7 @@ from jaxmtl.types import Example, InputError, Progress, unknown_name
 
 MAX_INPUT_TOKENS = 1024
 MAX_TARGET_TOKENS = 128
+MAX_INSTRUCTION_TOKENS = 1024
 
 Reference = Callable[[TaskSpec, Example], str]
 """Chooses the text that an example is trained on among its references."""
@@ -60,6 +61,8 @@ class Preprocessing:
       max_input_tokens: inputs are cut to this many ids, special ones counted.
       max_target_tokens: targets are cut to this many ids, special ones counted.
       input_ends: whether inputs end with the vocabulary's end token, where it gives one to them; targets always do.
+      instruction: (task, example, tokenizer=) -> what a hypernetwork reads for the example; None for nothing.
+      max_instruction_tokens: instructions are cut to this many ids, special ones counted.
 
     Raises:
       InputError: if a limit is too small to hold a token and an end.
@@ -70,9 +73,11 @@ class Preprocessing:
     max_input_tokens: int = MAX_INPUT_TOKENS
     max_target_tokens: int = MAX_TARGET_TOKENS
     input_ends: bool = True
+    instruction: Prompt | None = None
+    max_instruction_tokens: int = MAX_INSTRUCTION_TOKENS
 
     def __post_init__(self) -> None:
-        for name in ("max_input_tokens", "max_target_tokens"):
+        for name in ("max_input_tokens", "max_target_tokens", "max_instruction_tokens"):
             if getattr(self, name) < 2:
                 raise InputError(f"{name} is {getattr(self, name)}; expected 2 or more")
 
@@ -192,7 +197,21 @@ def tokenise_examples(
         targets=[cut(ended(ids, end), preprocessing.max_target_tokens, end) for ids in targets],
         references=[example.targets for example in examples],
         choices=choices_of(examples),
+        instructions=_instructions(task, examples, preprocessing, tokenizer),
     )
+
+
+def _instructions(
+    task: TaskSpec, examples: Sequence[Example], preprocessing: Preprocessing, tokenizer: Tokenizer
+) -> list[list[int]] | None:
+    """Tokenises each distinct instruction once: mostly there is one for the whole task."""
+    if preprocessing.instruction is None:
+        return None
+    texts = [preprocessing.instruction(task, one, tokenizer=tokenizer) for one in examples]
+    distinct = list(dict.fromkeys(texts))
+    limit, end = preprocessing.max_instruction_tokens, tokenizer.eos_token_id
+    ids = dict(zip(distinct, (cut(one, limit, end) for one in tokenizer.encode_batch(distinct)), strict=True))
+    return [ids[text] for text in texts]
 
 
 def ended(ids: list[int], end: int) -> list[int]:
@@ -284,14 +303,27 @@ def describe(preprocessing: Preprocessing, tokenizer: Tokenizer) -> dict[str, An
     """
     prompts = [preprocessing.prompt(_PROBE, example, tokenizer=tokenizer) for example in _PROBE.examples]
     references = [preprocessing.reference(_PROBE, example) for example in _PROBE.examples]
+    instructed = {}
+    if preprocessing.instruction is not None:
+        own = functools.partial(preprocessing.instruction, _PROBE, tokenizer=tokenizer)
+        instructed = {
+            "instruction": _describe_function(preprocessing.instruction),
+            "max_instruction_tokens": preprocessing.max_instruction_tokens,
+            "instruction_probe": _hash([own(example) for example in _PROBE.examples]),
+        }
     described = {
         "prompt": _describe_function(preprocessing.prompt),
         "reference": _describe_function(preprocessing.reference),
         "max_input_tokens": preprocessing.max_input_tokens,
         "max_target_tokens": preprocessing.max_target_tokens,
-        "probe": hashlib.sha256(json.dumps([prompts, references]).encode()).hexdigest()[:16],
+        "probe": _hash([prompts, references]),
+        **instructed,
     }
     return described if preprocessing.input_ends else {**described, "input_ends": False}
+
+
+def _hash(texts: Any) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()[:16]
 
 
 def _describe_function(function: Callable[..., Any]) -> dict[str, Any]:

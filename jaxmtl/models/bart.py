@@ -4,9 +4,6 @@ Letters in shapes: B inputs, R rows per input (choices, beams), S source length,
 K head width, V vocab. Rows of one input are neighbours: row b·R + r belongs to input b.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -127,7 +124,7 @@ class BART(EncoderDecoder):
         return with_logical_constraint(self.token_embedding.attend(x) + bias, ("batch", "length", "vocab"))
 
     def decode_step(
-        self, tokens: jax.Array, position: jax.Array, cache: Mapping[str, Any], input_mask: jax.Array | None
+        self, tokens: jax.Array, position: jax.Array, cache: Cache, input_mask: jax.Array | None
     ) -> tuple[jax.Array, Cache]:
         """Scores the token that follows `tokens`.
 

@@ -54,6 +54,38 @@ def _output(config: Any, target: np.ndarray) -> np.ndarray:
     return target * 2 * width * config.vocab_size
 
 
+@functools.singledispatch
+def encode(config: Any, source: ArrayLike) -> np.ndarray:
+    """Counts the reading of one text: an encoder's pass, or of a decoder-only model all but the output.
+
+    Args:
+      config: the model's sizes.
+      source: S, tokens of the padded text; any shape.
+
+    Returns:
+      float64, operations.
+
+    Raises:
+      InputError: if nobody has said how to count for this kind of config.
+    """
+    raise InputError(f"the reading of a {type(config).__name__} cannot be counted; register it in models/flops.py")
+
+
+@encode.register
+def _(config: GPTConfig, source: ArrayLike) -> np.ndarray:
+    return forward(config, source, 0)
+
+
+@encode.register
+def _(config: T5Config, source: ArrayLike) -> np.ndarray:
+    return _encoder(config, _Sizes(config, len(config.mlp_activations) + 1), np.asarray(source, np.float64))
+
+
+@encode.register
+def _(config: BARTConfig, source: ArrayLike) -> np.ndarray:
+    return _encoder(config, _Sizes(config, 2), np.asarray(source, np.float64))
+
+
 @forward.register
 def _(config: RobertaConfig, source: ArrayLike, target: ArrayLike) -> np.ndarray:
     # Heads need next to nothing: what a row costs does not depend on its labels.
@@ -89,9 +121,7 @@ def _encoder_decoder(
 ) -> np.ndarray:
     source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
     sizes = _Sizes(config, mlp_kernels)
-    encoder = config.num_encoder_layers * (
-        source * (4 * sizes.projection + sizes.feed_forward) + sizes.attention(source, source)
-    )
+    encoder = _encoder(config, sizes, source)
     decoder = config.num_decoder_layers * (
         target * (6 * sizes.projection + sizes.feed_forward)
         + source * 2 * sizes.projection
@@ -99,6 +129,11 @@ def _encoder_decoder(
         + sizes.attention(target, source)
     )
     return encoder + decoder + _output(config, target)
+
+
+def _encoder(config: T5Config | BARTConfig, sizes: "_Sizes", source: np.ndarray) -> np.ndarray:
+    per_token = 4 * sizes.projection + sizes.feed_forward
+    return config.num_encoder_layers * (source * per_token + sizes.attention(source, source))
 
 
 class _Sizes:

@@ -120,6 +120,40 @@ def load(data_dir: str | Path | None, *, splits: Fractions | None = None) -> dic
     return {name: _task(name, rows, splits) for name, rows in groups.items()}
 
 
+def demonstrations(path: str | Path) -> tuple[Demonstration, ...]:
+    """Reads worked examples of one task from a file, one a line: `input`, `output` and perhaps `explanation`.
+
+    Args:
+      path: a `.jsonl` file.
+
+    Returns:
+      The demonstrations in the file's order, at least one.
+
+    Raises:
+      InputError: if something is missing or malformed; names file, line and field.
+    """
+    found = demonstrations_of(_read(Path(path)), str(path))
+    if not found:
+        raise InputError(f"{path}: no rows; expected one JSON object with input and output a line")
+    return found
+
+
+def demonstrations_of(text: str, where: str) -> tuple[Demonstration, ...]:
+    """Reads worked examples of one task as `demonstrations` does.
+
+    Args:
+      text: JSON lines; may be empty.
+      where: what errors call it.
+
+    Returns:
+      The demonstrations.
+
+    Raises:
+      InputError: if something is malformed; names line and field.
+    """
+    return tuple(_demonstration(row) for row in _parsed(text, where, "examples"))
+
+
 def _files(data_dir: str | Path | None) -> list[Path]:
     path = Path(data_dir) if data_dir is not None else None
     if path is not None and path.is_file():
@@ -133,22 +167,29 @@ def _files(data_dir: str | Path | None) -> list[Path]:
 
 
 def _rows(path: Path) -> Iterator[_Row]:
+    return _parsed(_read(path), str(path), path.stem)
+
+
+def _read(path: Path) -> str:
     try:
-        # Split at "\n" only: JSON text may hold other line separators.
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}); expected JSON lines in UTF-8") from error
-    for number, line in enumerate(lines, start=1):
+
+
+def _parsed(text: str, where: str, name: str) -> Iterator[_Row]:
+    # Split at "\n" only: JSON text may hold other line separators.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        place = f"{path} line {number}"
+        place = f"{where} line {number}"
         try:
             fields = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: not JSON ({str(error)[:120]}); expected one object a line") from error
         if not isinstance(fields, dict):
             raise InputError(f"{place}: found {type(fields).__name__} {reprlib.repr(fields)}, expected a JSON object")
-        task = fields.get("task", path.stem)
+        task = fields.get("task", name)
         if not isinstance(task, str):
             raise InputError(f"{place}: field 'task': found {reprlib.repr(task)}, expected a text")
         yield _Row(place=place, task=check_task_name(task, place), fields=fields)
@@ -263,14 +304,15 @@ def _demonstrations(row: _Row | None, key: str) -> tuple[Demonstration, ...]:
     items = row.fields[key]
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise row.wrong(key, "a list of objects with input, output and perhaps explanation")
-    found = []
-    for index, item in enumerate(items):
-        inner = _Row(place=f"{row.place}: {key}[{index}]", task=row.task, fields=item)
-        found.append(
-            Demonstration(
-                inputs=_text(inner, _only_key(inner, INPUT_KEYS)),
-                output=_targets(inner)[0],
-                explanation=_text(inner, "explanation") if item.get("explanation") is not None else None,
-            )
-        )
-    return tuple(found)
+    place = f"{row.place}: {key}"
+    return tuple(
+        _demonstration(_Row(place=f"{place}[{index}]", task=row.task, fields=item)) for index, item in enumerate(items)
+    )
+
+
+def _demonstration(row: _Row) -> Demonstration:
+    return Demonstration(
+        inputs=_text(row, _only_key(row, INPUT_KEYS)),
+        output=_targets(row)[0],
+        explanation=_text(row, "explanation") if row.fields.get("explanation") is not None else None,
+    )

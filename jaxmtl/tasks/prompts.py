@@ -84,18 +84,54 @@ def tk_instruct(
     _check(max_tokens, num_positive, num_negative)
     count = _counter(tokenizer)
     instance = f"Now complete the following example -\n{_ended('Input: ' + example.inputs.strip())}\nOutput: "
-    intro = f"{_ended('Definition: ' + task.definition.strip())}\n\n" if definition else ""
-    kept: dict[str, list[str]] = {"Positive": [], "Negative": []}
-    for kind, demos in (("Positive", task.positive[:num_positive]), ("Negative", task.negative[:num_negative])):
-        for number, demo in enumerate(demos, start=1):
-            block = _demonstration_text(f" {kind} Example {number} -\n", demo, explanation)
-            # The space between kept demonstrations is only there while measuring; the source has none.
-            spaced = [*_spaced(kept["Positive"]), *_spaced(kept["Negative"])]
-            if count([intro, *spaced, block, instance]) > max_tokens:
-                break
-            kept[kind].append(block)
+    fits = lambda parts: count([*parts, instance]) <= max_tokens
+    shown = _shown(task, fits, definition, num_positive, num_negative, explanation)
     name = f"{task.name}. " if task_name else ""
-    return _cut([name, intro, *kept["Positive"], *kept["Negative"], instance], max_tokens, tokenizer, count)
+    return _cut([name, *shown, instance], max_tokens, tokenizer, count)
+
+
+def instruction_only(
+    task: TaskSpec,
+    example: Example,
+    *,
+    definition: bool = True,
+    num_positive: int = 0,
+    num_negative: int = 0,
+    explanation: bool = False,
+    max_tokens: int = MAX_TOKENS,
+    tokenizer: Tokenizer,
+) -> str:
+    """Builds what stands before the instance in Tk-Instruct's input: what a hypernetwork reads.
+
+    With `tk_instruct(..., definition=False)` behind it, it is Tk-Instruct's input.
+
+    Args:
+      task: the task.
+      example: not shown.
+      definition: as in `tk_instruct`.
+      num_positive: as in `tk_instruct`.
+      num_negative: as in `tk_instruct`.
+      explanation: as in `tk_instruct`.
+      max_tokens: most tokens of the instruction, special tokens counted; demonstrations that do not fit are left out.
+      tokenizer: measures and cuts.
+
+    Returns:
+      The instruction.
+
+    Raises:
+      InputError: if a number is out of range, or nothing is shown of the task.
+
+    Source: methods 1.2; choice 8 of methods 8.
+    """
+    _check(max_tokens, num_positive, num_negative)
+    count = _counter(tokenizer)
+    fits = lambda parts: count(parts) <= max_tokens
+    text = _cut(_shown(task, fits, definition, num_positive, num_negative, explanation), max_tokens, tokenizer, count)
+    if not text.strip():
+        raise InputError(
+            f"task {task.name}: its instruction would be empty; show the definition or at least one demonstration"
+        )
+    return text
 
 
 MIXTURE: tuple[dict[str, Any], ...] = (
@@ -269,6 +305,27 @@ class Led:
 def _check(max_tokens: int, *counts: int) -> None:
     if max_tokens < 1 or min(counts, default=0) < 0:
         raise InputError(f"prompt with max_tokens {max_tokens}, demonstrations {counts}; expected above 0, 0 or more")
+
+
+def _shown(
+    task: TaskSpec,
+    fits: Callable[[Sequence[str]], bool],
+    definition: bool,
+    num_positive: int,
+    num_negative: int,
+    explanation: bool,
+) -> list[str]:
+    """Returns the definition and the demonstrations that fit, each text as it is written."""
+    intro = f"{_ended('Definition: ' + task.definition.strip())}\n\n" if definition else ""
+    kept: dict[str, list[str]] = {"Positive": [], "Negative": []}
+    for kind, demos in (("Positive", task.positive[:num_positive]), ("Negative", task.negative[:num_negative])):
+        for number, demo in enumerate(demos, start=1):
+            block = _demonstration_text(f" {kind} Example {number} -\n", demo, explanation)
+            # The space between kept demonstrations is only there while measuring; the source has none.
+            if not fits([intro, *_spaced(kept["Positive"]), *_spaced(kept["Negative"]), block]):
+                break
+            kept[kind].append(block)
+    return [intro, *kept["Positive"], *kept["Negative"]]
 
 
 def _ended(line: str) -> str:

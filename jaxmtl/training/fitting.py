@@ -43,6 +43,7 @@ class Schedule:
       tokens: most cells, padding included, that a device computes at once; no result depends on it. What suits the
         device if None.
       num_shapes: most shapes that batches are padded to, each of which is compiled once.
+      steps: updates of each fit, however many examples it has, instead of passes; None to count passes.
       most_fits: most fits trained together; as many as memory holds if None.
       patience: epochs in a row without a lower held-out loss after which a fit stops; None never stops. Fits that hold
         examples out keep their best epoch either way, others their last.
@@ -53,15 +54,27 @@ class Schedule:
     tokens: int | None = None
     num_shapes: int = 6
     most_fits: int | None = None
+    steps: int | None = None
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "tokens", "num_shapes", "patience"):
+        for name in ("batch_size", "tokens", "num_shapes", "steps", "patience"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} is {value}; expected 1 or more")
         if self.epochs < 0 or (self.most_fits is not None and self.most_fits < 1):
             raise InputError(f"epochs is {self.epochs} and most_fits {self.most_fits}; expected 0, and 1, or more")
+
+    def steps_of(self, fit: Fit) -> list[list[int]]:
+        """Lists the examples of every step of a fit, see `Fit.steps`; none without examples.
+
+        Args:
+          fit: the fit.
+        """
+        if self.steps is None or not fit.inputs:
+            return fit.steps(self.epochs, self.batch_size)
+        per_epoch = -(-len(fit.inputs) // self.batch_size)
+        return fit.steps(-(-self.steps // per_epoch), self.batch_size)[: self.steps]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +168,7 @@ def fit_each(
     order = range(len(fits))
     if tuning.most_fits != len(fits):  # heads are in the order of their tasks
         order = sorted(order, key=lambda index: -len(fits[index].inputs))  # of like size together
-    count = _Counter(sum(len(fit.steps(schedule.epochs, schedule.batch_size)) for fit in fits), progress)
+    count = _Counter(sum(len(schedule.steps_of(fit)) for fit in fits), progress)
     chunks = list(_chunks(order, _most_fits(program, schedule, fits) * devices))
     groups = [_Group([fits[index] for index in chunk], schedule, devices) for chunk in chunks]
     batches = _batches(program, groups, schedule)
@@ -171,7 +184,7 @@ class _Group:
         empty = dataclasses.replace(fits[0], inputs=(), targets=(), held_inputs=(), held_targets=())
         self.count = len(fits)
         self.fits = [*fits, *[empty] * (-len(fits) % devices)]
-        self.steps = [fit.steps(schedule.epochs, schedule.batch_size) for fit in self.fits]
+        self.steps = [schedule.steps_of(fit) for fit in self.fits]
         self.devices, self.schedule = devices, schedule
 
     @property

@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from jaxmtl.models.trees import flat, nested
 from jaxmtl.training.schedules import Schedule
 from jaxmtl.types import InputError
 
@@ -26,7 +28,7 @@ class Group:
     Attributes:
       name: what the group is called in errors.
       matches: says of a parameter's path, such as "encoder/attention/query/kernel", whether it belongs here.
-      rate: factor on the learning rate; 0 keeps the group as it is.
+      rate: factor on the learning rate; 0 keeps the group as it is, and costs no memory of the optimiser.
     """
 
     name: str
@@ -62,11 +64,14 @@ def adamw(
 
     Source: Loshchilov & Hutter 2019, algorithm 2.
     """
-    steps = [optax.scale_by_adam(b1, b2, epsilon)]
-    if weight_decay:
-        steps.append(optax.add_decayed_weights(weight_decay, mask=lambda tree: matrices(tree, stacked)))
-    steps.append(optax.scale_by_learning_rate(learning_rate))
-    return optax.chain(*_clipping(max_norm), *steps, *_grouping(groups))
+
+    def of_trained(stacked: Any) -> optax.GradientTransformation:
+        steps = [optax.scale_by_adam(b1, b2, epsilon)]
+        if weight_decay:
+            steps.append(optax.add_decayed_weights(weight_decay, mask=lambda tree: matrices(tree, stacked)))
+        return optax.chain(*_clipping(max_norm), *steps, optax.scale_by_learning_rate(learning_rate))
+
+    return in_groups(of_trained, stacked, groups)
 
 
 def adafactor(
@@ -97,14 +102,18 @@ def adafactor(
 
     Source: Shazeer & Stern 2018, algorithm 4; defaults from methods 6.3.
     """
-    per_matrix = optax.adafactor(
-        learning_rate,
-        min_dim_size_to_factor=min_factored_size,
-        decay_rate=decay,
-        decay_offset=step_offset,
-        clipping_threshold=clipping,
-    )
-    return optax.chain(*_clipping(max_norm), per_layer(per_matrix, stacked), *_grouping(groups))
+
+    def of_trained(stacked: Any) -> optax.GradientTransformation:
+        per_matrix = optax.adafactor(
+            learning_rate,
+            min_dim_size_to_factor=min_factored_size,
+            decay_rate=decay,
+            decay_offset=step_offset,
+            clipping_threshold=clipping,
+        )
+        return optax.chain(*_clipping(max_norm), per_layer(per_matrix, stacked))
+
+    return in_groups(of_trained, stacked, groups)
 
 
 def per_layer(inner: optax.GradientTransformation, stacked: Any) -> optax.GradientTransformation:
@@ -147,42 +156,47 @@ def matrices(params: Any, stacked: Any) -> Any:
     return jax.tree.map(lambda leaf, many: leaf.ndim - many >= 2, params, stacked)
 
 
-def scale_groups(groups: Sequence[Group]) -> optax.GradientTransformation:
-    """Multiplies updates by the rate of the first group that matches their path, else by 1.
+def in_groups(
+    make: Callable[[Any], optax.GradientTransformation], stacked: Any, groups: Sequence[Group]
+) -> optax.GradientTransformation:
+    """Gives groups their rates; what has rate 0 is out of sight of the optimiser: it has no state, and stays as it is.
 
     Args:
-      groups: the groups.
+      make: builds a transformation of a tree with the given `stacked`.
+      stacked: tree of bools, see the module.
+      groups: parameters with rates of their own; the first group that matches counts.
 
     Returns:
-      The transformation. Its `init` raises InputError for a group that matches no parameter.
+      The transformation. Its `init` raises InputError for a group that matches no parameter, or if nothing is trained.
     """
+    if not groups:
+        return make(stacked)
+    rate_of = lambda path: next((group.rate for group in groups if group.matches(path)), 1.0)
+    trained = lambda tree: nested({path: leaf for path, leaf in flat(tree).items() if rate_of(path) != 0})
+    inner = make(trained(stacked))
 
-    def init(params: Any) -> optax.EmptyState:
-        found = set(jax.tree.leaves(_group_indices(groups, params)))
-        for index, group in enumerate(groups):
-            if index not in found:
-                raise InputError(f"parameter group {group.name!r} matches no parameter; check its predicate")
-        return optax.EmptyState()
+    def init(params: Any) -> Any:
+        _check_groups(groups, params)
+        return inner.init(trained(params))
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        rates = [*(group.rate for group in groups), 1.0]
-        indices = _group_indices(groups, updates)
-        return jax.tree.map(lambda leaf, index: leaf * rates[index], updates, indices), state
+        made, state = inner.update(trained(updates), state, None if params is None else trained(params))
+        made = {path: leaf * rate_of(path) for path, leaf in flat(made).items()}
+        still = {path: jnp.zeros_like(leaf) for path, leaf in flat(updates).items() if path not in made}
+        return nested({path: (made | still)[path] for path in flat(updates)}), state
 
     return optax.GradientTransformation(init, update)
 
 
-def _group_indices(groups: Sequence[Group], tree: Any) -> Any:
-    def index(path: Any, _: Any) -> int:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return next((i for i, group in enumerate(groups) if group.matches(name)), len(groups))
-
-    return jax.tree_util.tree_map_with_path(index, tree)
+def _check_groups(groups: Sequence[Group], params: Any) -> None:
+    """Refuses a group without parameters, and groups that leave nothing to train."""
+    found = [next((i for i, group in enumerate(groups) if group.matches(path)), len(groups)) for path in flat(params)]
+    for index, group in enumerate(groups):
+        if index not in found:
+            raise InputError(f"parameter group {group.name!r} matches no parameter; check its predicate")
+    if not any((*groups, Group(name="", matches=bool))[index].rate for index in found):
+        raise InputError("no parameter is trained: all of them are in groups of rate 0")
 
 
 def _clipping(max_norm: float | None) -> list[optax.GradientTransformation]:
     return [] if max_norm is None else [optax.clip_by_global_norm(max_norm)]
-
-
-def _grouping(groups: Sequence[Group]) -> list[optax.GradientTransformation]:
-    return [scale_groups(groups)] if groups else []

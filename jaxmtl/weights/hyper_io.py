@@ -1,5 +1,6 @@
 """A trained hypernetwork on disk: `hypernet.json` says what it is made of, `hypernet.safetensors` holds its parameters.
 
+The run folder of a hypernetwork has `hypernet.json` too; its parameters, the model's with them, are in checkpoints.
 A reader of instructions that is another model has its `config.json` in the folder `reader`.
 """
 
@@ -11,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxmtl.adapters import hyper_config
 from jaxmtl.adapters.hyper_config import GeneratorConfig, HyperConfig
@@ -25,10 +26,10 @@ from jaxmtl.models.initial import abstract_params
 from jaxmtl.models.trees import flat, nested
 from jaxmtl.types import InputError, unknown_name
 from jaxmtl.weights import run_folder
-from jaxmtl.weights.pretrained import Pretrained, module_of_config, write_config
+from jaxmtl.weights.pretrained import Pretrained, module_of_config, shardings_on, tokenizer_in, write_config
 from jaxmtl.weights.safetensors_io import read_file, write_file
 
-CONFIG, PARAMS, READER = "hypernet.json", "hypernet.safetensors", "reader"
+CONFIG, PARAMS, READER = run_folder.HYPERNET, "hypernet.safetensors", "reader"
 BASE_HASH = "base_hash"
 """Note beside the tensors: hash of the weights that the hypernetwork was trained on."""
 KINDS: Mapping[str, type] = {
@@ -66,11 +67,26 @@ def save_hyper(folder: str | os.PathLike, hyper: Hyper, pretrained: Pretrained) 
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).unlink(missing_ok=True)  # until all is written, the folder holds none that loads
     write_file(folder / PARAMS, tensors, {BASE_HASH: pretrained.hash})
-    if hyper.reader is not None:
-        reader: Any = hyper.reader
-        write_config(folder / READER, reader.config)
+    write_hyper_config(folder, hyper.config, hyper.reader)
+
+
+def write_hyper_config(folder: str | os.PathLike, config: HyperConfig, reader: nn.Module | None) -> None:
+    """Writes what a hypernetwork is made of.
+
+    Args:
+      folder: where to write; made if missing.
+      config: of the hypernetwork.
+      reader: the model whose encoder reads instructions, if that is another one.
+
+    Raises:
+      InputError: if a file cannot be written.
+    """
+    folder = pathlib.Path(folder)
+    if reader is not None:
+        own: Any = reader
+        write_config(folder / READER, own.config)
     with explained(folder / CONFIG):
-        write_whole(folder / CONFIG, json.dumps(to_json(hyper.config), indent=2).encode())
+        write_whole(folder / CONFIG, json.dumps(to_json(config), indent=2).encode())
 
 
 def load_hyper(folder: str | os.PathLike, pretrained: Pretrained) -> Hyper:
@@ -87,13 +103,8 @@ def load_hyper(folder: str | os.PathLike, pretrained: Pretrained) -> Hyper:
       InputError: if a file is missing or damaged, or the hypernetwork is another model's.
     """
     folder = pathlib.Path(folder)
-    if not (folder / CONFIG).exists():
-        raise InputError(f"{folder}: holds no {CONFIG}; expected a folder that a hypernetwork was saved to")
-    with explained(folder / CONFIG):
-        text = (folder / CONFIG).read_text("utf-8")
-    config = _parsed(text, str(folder / CONFIG))
+    config, reader = read_hyper_config(folder)
     tensors, notes = read_file(folder / PARAMS)
-    reader = module_of_config(folder / READER) if config.encoder in ("frozen", "separate") else None
     if notes.get(BASE_HASH, pretrained.hash) != pretrained.hash:
         raise InputError(
             f"{folder}: is a hypernetwork of weights with hash {notes[BASE_HASH][:16]!r}, this model's is "
@@ -105,24 +116,55 @@ def load_hyper(folder: str | os.PathLike, pretrained: Pretrained) -> Hyper:
     return hyper
 
 
-def hyper_of_run(folder: str | os.PathLike, module: HyperModel) -> Hyper:
-    """Takes the hypernetwork out of the best checkpoint of a run that trained it.
+def read_hyper_config(folder: str | os.PathLike, *, dtype: str = "float32") -> tuple[HyperConfig, nn.Module | None]:
+    """Reads what a hypernetwork is made of.
+
+    Args:
+      folder: a run folder, or one that a hypernetwork was saved to.
+      dtype: dtype of the reader's activations.
+
+    Returns:
+      Its config, and the model whose encoder reads instructions, if that is another one.
+
+    Raises:
+      InputError: if there is none, or it is damaged.
+    """
+    path = pathlib.Path(folder) / CONFIG
+    if not path.exists():
+        raise InputError(f"{folder}: holds no {CONFIG}; expected a run folder or one that a hypernetwork was saved to")
+    with explained(path):
+        text = path.read_text("utf-8")
+    config = _parsed(text, str(path))
+    own = config.encoder in ("frozen", "separate")
+    return config, module_of_config(path.parent / READER, dtype=dtype) if own else None
+
+
+def load_hyper_run(
+    folder: str | os.PathLike, *, dtype: str = "float32", mesh: Mesh | None = None, step: int | None = None
+) -> tuple[Pretrained, Hyper]:
+    """Loads the run of a hypernetwork.
 
     Args:
       folder: the run folder.
-      module: what the run trained.
+      dtype: dtype of weights and activations.
+      mesh: where to put the weights; on the default device if None.
+      step: which checkpoint; the best if None.
 
     Returns:
-      The hypernetwork, float32; with the base's parameters where the run trained those too.
+      The model that it adapts, as the run left it, and the hypernetwork.
 
     Raises:
-      InputError: if there is no complete checkpoint, it is damaged, or of another module.
+      InputError: if it is no such run, there is no complete checkpoint, or it is damaged.
     """
-    shapes = nn.unbox(abstract_params(module))
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    params = run_folder.read_params(pathlib.Path(folder), shapes, jax.tree.map(lambda _: here, shapes), "float32")
-    own = {part: tree for part, tree in params.items() if part != BASE or module.hyper.base != "nothing"}
-    return Hyper(config=module.hyper, params=own, reader=module.reader)
+    folder = pathlib.Path(folder)
+    config, reader = read_hyper_config(folder, dtype=dtype)
+    base: Any = module_of_config(folder / run_folder.MODEL, dtype=dtype)
+    boxed = abstract_params(HyperModel(config, base, reader))
+    shardings = shardings_on(boxed, mesh)
+    params = run_folder.read_params(folder, nn.unbox(boxed), shardings, dtype, step)
+    pretrained = Pretrained(base.config, base, params[BASE], tokenizer_in(folder / run_folder.MODEL))
+    own = {part: tree for part, tree in params.items() if part != BASE}
+    return pretrained, Hyper(config=config, params=own, reader=reader)
 
 
 def to_json(value: Any) -> Any:

@@ -97,13 +97,18 @@ def load_pretrained(
     """
     folder = _find(path)
     is_run = run_folder.is_run(folder)
+    if run_folder.has_hypernetwork(folder):
+        raise InputError(
+            f"{path}: is the run of a hypernetwork, not of a model; give it to jaxmtl evaluate, to jaxmtl "
+            "generate_adapter or as HYPERNET"
+        )
     if step is not None and not is_run:
         raise InputError(f"{path}: step {step} was asked for, but this is no run folder; give the folder of a run")
     stored = None if is_run else _open(folder)
     family, config = _config_of_run(folder, dtype) if stored is None else _config_of(stored, dtype)
     module = family.MODULE(config)
     boxed = abstract_params(module)
-    shardings = _shardings(boxed, mesh)
+    shardings = shardings_on(boxed, mesh)
     if stored is None:
         params = run_folder.read_params(folder, nn.unbox(boxed), shardings, dtype, step)
         return _with_tokenizer(config, module, params, folder / run_folder.MODEL)
@@ -164,7 +169,7 @@ def tokenizer_of(path: str | os.PathLike) -> Tokenizer | None:
     Raises:
       InputError: if nothing is found at `path`, or the tokenizer is damaged.
     """
-    return _tokenizer_in(home_of(path))
+    return tokenizer_in(home_of(path))
 
 
 def home_of(path: str | os.PathLike) -> pathlib.Path:
@@ -360,8 +365,13 @@ def _config_of_run(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
     return family, family.config_from_hf(raw, str(home), dtype)
 
 
-def _shardings(boxed: Any, mesh: Mesh | None) -> Any:
-    """Returns a sharding per leaf: the mesh's, or the default device's."""
+def shardings_on(boxed: Any, mesh: Mesh | None) -> Any:
+    """Returns a sharding per leaf: the mesh's, or the default device's.
+
+    Args:
+      boxed: parameter tree of shapes boxed with their logical axes.
+      mesh: the devices; the default device if None.
+    """
     if mesh is not None:
         return shardings_for(boxed, mesh)
     return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), nn.unbox(boxed))
@@ -381,7 +391,7 @@ def _sizes(table: key_table.Table, params: Any) -> dict[str, int]:
 
 
 def _with_tokenizer(config: Any, module: nn.Module, params: Any, folder: pathlib.Path) -> Pretrained:
-    tokenizer = _tokenizer_in(folder)
+    tokenizer = tokenizer_in(folder)
     if tokenizer is not None and tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the embedding only {config.vocab_size} rows;"
@@ -390,5 +400,6 @@ def _with_tokenizer(config: Any, module: nn.Module, params: Any, folder: pathlib
     return Pretrained(config, module, params, tokenizer)
 
 
-def _tokenizer_in(folder: pathlib.Path) -> Tokenizer | None:
+def tokenizer_in(folder: pathlib.Path) -> Tokenizer | None:
+    """Returns the tokenizer whose files a folder holds, None if there are none."""
     return load_tokenizer(folder) if any((folder / file).exists() for file in TOKENIZER_FILES) else None

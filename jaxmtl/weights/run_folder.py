@@ -12,6 +12,8 @@ from jaxmtl.weights.refusals import check_same_shapes, damaged
 
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
+HYPERNET = "hypernet.json"
+"""What the run of a hypernetwork has besides; its checkpoints hold more than a model's parameters."""
 ADVICE_IF_DAMAGED = "remove its folder or choose another run"
 
 
@@ -23,6 +25,11 @@ def is_run(folder: pathlib.Path) -> bool:
 def steps(folder: pathlib.Path) -> list[int]:
     """Returns the steps of all complete checkpoints of a run folder, ascending."""
     return sorted(int(path.name) for path in (folder / CHECKPOINTS).iterdir() if path.name.isdigit())
+
+
+def has_hypernetwork(folder: pathlib.Path) -> bool:
+    """Returns whether a folder is the run folder of a hypernetwork."""
+    return is_run(folder) and (folder / HYPERNET).is_file()
 
 
 def is_trained(folder: pathlib.Path) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -335,3 +336,10 @@ def test_rows_of_a_collection_are_those_of_their_instruction():
     path = "encoder/attention/query/b"
     taken = rows.take(flat(kept.generated["lora"])[path], INDEX)
     np.testing.assert_allclose(flat(given["lora"])[path], np.moveaxis(taken, 0, 1) * 2.0, rtol=1e-6)
+
+
+def test_tasks_that_are_learned_by_number_take_no_instructions():
+    module = HyperModel(text_to_lora(num_tasks=30), BASE)
+    read = lambda params: module.apply({"params": params}, INSTRUCTIONS, method="adapt")
+    with pytest.raises(InputError, match="reads one for each; found rows of 6 ids"):
+        jax.eval_shape(read, nn.unbox(abstract_params(module)))

@@ -31,7 +31,7 @@ def sides():
     return importlib.import_module("sides")
 
 
-@pytest.mark.parametrize("name", ["train", "fewshot", "decode", "rank", "start", "load", "feed"])
+@pytest.mark.parametrize("name", ["train", "fewshot", "decode", "rank", "start", "load", "feed", "adapter_inference"])
 def test_help_is_printed_at_once(name):
     done = subprocess.run([sys.executable, BENCHMARKS / f"{name}.py", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--full" in done.stdout and not done.stderr
@@ -167,6 +167,19 @@ def test_real_examples_to_rank_have_three_choices_and_no_end_token():
     rows = rank.anli_rows(arguments, 5)
     assert len(rows) == 5
     assert all(ids[-1] != 1 and [row[-1] for row in choices] == [1, 1, 1] for ids, choices in rows)
+
+
+def test_an_instruction_read_once_costs_less_than_one_read_always(tmp_path):
+    workload, inference = importlib.import_module("workload"), importlib.import_module("adapter_inference")
+    arguments = workload.make_parser("text").parse_args(["--data", "toy"])
+    tasks, tokenizer = workload.tasks_and_tokenizer(arguments, tmp_path, "test", 10)
+    work = inference.work_of(tasks[0], tokenizer)
+    assert work.lengths.shape == (len(work.inputs), 3) and work.instruction.startswith("Definition: ")
+    texts = [tokenizer.encode(work.instruction + text) for text in work.inputs]
+    # The instruction's end token is one more; pieces do not cross the space between the two.
+    assert [len(ids) for ids in texts] == [instruction + source - 1 for instruction, source, _ in work.lengths]
+    ours, theirs = inference.flops_of(inference.module_of(1, "tagi"), work)
+    assert 0 < ours < theirs
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="only Linux tells peaks of memory")

@@ -42,9 +42,12 @@ def test_what_is_written_answers_as_the_hypernetwork_does(model, config, tmp_pat
     hyper = Hyper(config=config, params={name: tree for name, tree in params.items() if name != "base"})
     save_hyper(tmp_path / "hyper", hyper, pretrained)
     words = ["--checkpoint", str(tmp_path / "hyper"), "--model", str(folder), "--out", str(tmp_path / "out")]
+    (tmp_path / "shown.jsonl").write_text('{"input": "given", "output": "count"}\n')
+    words += ["--examples", str(tmp_path / "shown.jsonl")]
     assert main(["generate_adapter", *words, "--instruction", "say the opposite"]) == 0
     said = capsys.readouterr().out
-    expected = loss(pretrained, *TEXTS, adapter=InstructionCache(hyper, pretrained).of(["say the opposite"]))
+    read = "Definition: say the opposite.\n\n Positive Example 1 -\nInput: given.\n Output: count.\n\n"
+    expected = loss(pretrained, *TEXTS, adapter=InstructionCache(hyper, pretrained).of([read]))
     assert "rank 3, alpha 6" in said
     adapter = load_adapter(tmp_path / "out", pretrained)
     if config is PLAIN:
@@ -62,6 +65,11 @@ def test_what_is_written_answers_as_the_hypernetwork_does(model, config, tmp_pat
         (["--instruction", " "], "the instruction is empty"),
         (["--instruction_file", "nowhere.txt"], "nowhere.txt"),
         (["--instruction", "say it"], "holds no hypernet.json"),
+        (["--instruction", "say it", "--examples", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (
+            ["--instruction", "say it", "--examples", "x", "--prompt=plain"],
+            "--prompt=plain takes the instruction",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(model, tmp_path, capsys, words, message):

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import importlib
 import itertools
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxmtl import tokenizers
-from jaxmtl.feed.tokenise import Preprocessing
+from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.tasks import prompts
 from jaxmtl.tasks.spec import Demonstration, TaskSpec
 from jaxmtl.types import Example, InputError
@@ -44,6 +45,26 @@ def register(data: types.SimpleNamespace, tmp_path_factory: pytest.TempPathFacto
     prompt = functools.partial(prompts.tk_instruct, num_positive=1, max_tokens=48)
     how = Preprocessing(prompt=prompt, max_input_tokens=48, max_target_tokens=12)
     return functools.partial(data.seqio_tasks.register, preprocessing=how, tokenizer=tokenizer)
+
+
+def test_stores_with_instructions_are_those_made_without_seqio(
+    data: types.SimpleNamespace, register: functools.partial, tmp_path: pathlib.Path
+) -> None:
+    apart = functools.partial(prompts.tk_instruct, definition=False, max_tokens=48)
+    reads = functools.partial(prompts.instruction_only, num_positive=1)
+    own = register.keywords["preprocessing"]
+    how = dataclasses.replace(own, prompt=apart, instruction=reads, max_instruction_tokens=24)
+    tasks = [make_task(name) for name in "abc"]
+    name = data.seqio_mixtures.register("instructed", register(tasks, preprocessing=how, prefix="instructed"))
+    store = data.cache.cache_mixture(name, ("train", "test"), tmp_path / "seqio")
+    plain = cache_tasks(tasks, ("train", "test"), tmp_path / "plain", how, register.keywords["tokenizer"])
+    for split in SPLITS:
+        for task in "abc":
+            assert store.entry(task, split) == plain.entry(task, split)
+            assert 1 < store.entry(task, split).max_instruction_tokens <= 24
+    assert store.manifest.preprocessing == plain.manifest.preprocessing
+    with pytest.raises(InputError, match="set INSTRUCTION to None"):
+        register(tasks, preprocessing=how, prefix="text", objective=data.text_objectives.PrefixLM())
 
 
 def test_rows_are_those_of_each_tasks_own_pipeline_in_whatever_order_they_are_asked_for(

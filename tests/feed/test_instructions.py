@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from jaxmtl.feed.instructions import SharedInstructions, share_instructions
+from jaxmtl.feed.instructions import NumberedTasks, SharedInstructions, joined_ids, share_instructions
 from jaxmtl.types import InputError
 
 ROWS = hnp.arrays(np.int32, st.tuples(st.integers(1, 9), st.just(2)), elements=st.integers(0, 2))
@@ -42,3 +42,18 @@ def test_a_stream_keeps_all_else():
     assert next(stream)["instruction_index"].tolist() == [0, 1, 0]
     assert next(stream)["instructions"].shape == (4, 2)
     assert stream.state() == {"step": 3}
+
+
+def test_rows_of_numbered_tasks_read_their_number():
+    class Stream:
+        rows = "rows"
+
+        def __next__(self):
+            return {"task_ids": np.array([3, 0, 3], np.int32)}
+
+    stream = NumberedTasks(Stream())
+    assert next(stream)["instructions"].tolist() == [[3], [0], [3]] and stream.rows == "rows"
+
+
+def test_instruction_and_input_become_one_text():
+    assert joined_ids(np.array([5, 6, 1]), np.array([7, 1]), 1).tolist() == [5, 6, 7, 1]

@@ -325,3 +325,19 @@ def test_real_tasks_agree_with_the_second_derivation_under_t5(real_sni, t5_token
                 options = {"num_positive": 2, "num_negative": 2, "explanation": True, "max_tokens": limit}
                 assert prompts.tk_instruct(spec, item, tokenizer=t5_tokenizer, **options) == expected
                 assert prompts.tk_instruct(spec, item, tokenizer=quick, **options) == expected
+
+
+@pytest.mark.parametrize("options", [{}, {"num_positive": 2}, {"num_positive": 1, "num_negative": 2}])
+def test_an_instruction_and_the_instance_behind_it_are_the_whole_input(options):
+    alone = prompts.instruction_only(task(), example(), tokenizer=LETTERS, **options)
+    instance = prompts.tk_instruct(task(), example(), definition=False, tokenizer=LETTERS)
+    assert alone + instance == prompts.tk_instruct(task(), example(), tokenizer=LETTERS, **options)
+
+
+def test_an_instruction_leaves_out_what_does_not_fit_and_is_never_empty():
+    options = dict(num_positive=2, tokenizer=LETTERS)
+    room = len(DEFINITION + FIRST) + 1
+    assert prompts.instruction_only(task(), example(), max_tokens=room, **options) == DEFINITION + FIRST
+    assert prompts.instruction_only(task(), example(), max_tokens=room - 1, **options) == DEFINITION
+    with pytest.raises(InputError, match="its instruction would be empty"):
+        prompts.instruction_only(task(), example(), definition=False, tokenizer=LETTERS)

@@ -320,3 +320,14 @@ def test_a_start_depends_on_seed_and_name_alone(params):
     states = [program.start(params, fits).tree for fits in ([FITS[0], FITS[2]], [FITS[2]])]
     for both, alone in zip(*map(jax.tree.leaves, states), strict=True):
         np.testing.assert_array_equal(both[1], alone[0])
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_a_number_of_steps_counts_whatever_the_number_of_examples(steps):
+    schedule = Schedule(steps=steps, batch_size=2)
+    for count in (1, 4, 5):
+        fit = Fit(name="a", inputs=[[1]] * count, targets=[[1]] * count, learning_rate=0.1)
+        found = schedule.steps_of(fit)
+        assert len(found) == steps
+        assert found == fit.steps(8, 2)[:steps]
+    assert schedule.steps_of(Fit(name="a", inputs=[], targets=[], learning_rate=0.1)) == []

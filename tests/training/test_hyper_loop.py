@@ -17,7 +17,8 @@ from jaxmtl.training.hyper_groups import groups_of
 from jaxmtl.training.hyper_objective import InstructedLoss
 from jaxmtl.training.loop import train
 from jaxmtl.types import InputError
-from jaxmtl.weights.hyper_io import hyper_of_run
+from jaxmtl.weights import write_config
+from jaxmtl.weights.hyper_io import load_hyper_run, write_hyper_config
 
 CONFIG = HyperConfig(outputs=(LoRA(rank=2, alpha=2.0),), generator=GeneratorConfig(hidden=4))
 
@@ -61,7 +62,10 @@ def test_a_hypernetwork_trains_in_the_loop_and_a_resumed_run_is_the_unbroken_one
     assert values["train/term/target"] == pytest.approx(values["train/objective"])
     assert {f"train/task_term/target/{name}" for name in TASKS} <= set(values)
     module = run_of(tmp_path / "whole").module
-    hyper = hyper_of_run(tmp_path / "whole", module)
+    write_hyper_config(tmp_path / "whole", module.hyper, None)
+    write_config(tmp_path / "whole" / "model", module.config)
+    pretrained, hyper = load_hyper_run(tmp_path / "whole")
+    assert_trees_equal(pretrained.params, whole.params["base"])
     assert_trees_equal(hyper.params, {part: tree for part, tree in whole.params.items() if part != "base"})
     with pytest.raises(ConnectionError):
         run("broken", breaks)[1]()

@@ -1,0 +1,327 @@
+"""What gin files put together to train a hypernetwork on a token store with instructions."""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jaxmtl.types import InputError
+
+if TYPE_CHECKING:
+    import flax.linen as nn
+
+    from jaxmtl.adapters.hyper_config import HyperConfig
+    from jaxmtl.adapters.hyper_model import HyperModel
+    from jaxmtl.commands.train import Parts
+    from jaxmtl.feed.instructions import NumberedTasks
+    from jaxmtl.feed.store import TokenStore
+    from jaxmtl.training.hyper_objective import InstructedLoss
+    from jaxmtl.training.teachers import TaskAdapters, Teacher
+    from jaxmtl.training.validation import ValidationLoss
+
+
+def module_of(*, hyper: "HyperConfig", base: "nn.Module", reader: "nn.Module | None" = None) -> "HyperModel":
+    """Returns a model with the hypernetwork that adapts it.
+
+    Args:
+      hyper: what the hypernetwork is made of.
+      base: the model.
+      reader: the model whose encoder reads instructions; None if it is the base itself, or tasks are learned.
+    """
+    from jaxmtl.adapters.hyper_model import HyperModel
+
+    return HyperModel(hyper, base, reader)
+
+
+def weights_of(
+    *,
+    module: "HyperModel",
+    path: str,
+    reader_path: str | None = None,
+    hypernet: str | os.PathLike | None = None,
+    seed: int = 0,
+) -> Callable[[Any], Any]:
+    """Returns what `loop.Run.pretrained` wants: a model's weights under a hypernetwork.
+
+    Args:
+      module: the model with its hypernetwork.
+      path: the model's weights, what `load_pretrained` takes.
+      reader_path: the weights of the reader of instructions, if the module has one.
+      hypernet: run folder of a hypernetwork, such as of pretraining, to go on from; None for a new one.
+      seed: seed of a new one.
+    """
+    if hypernet is not None:
+        return lambda mesh: _continued(module, path, hypernet, mesh)
+    return lambda mesh: _begun(module, path, reader_path, seed, mesh)
+
+
+def _begun(module: "HyperModel", path: str, reader_path: str | None, seed: int, mesh: Any) -> Any:
+    """Returns random parameters of the hypernetwork, created where they belong, and loaded ones of the models."""
+    import flax.linen as nn
+    import jax
+
+    from jaxmtl.models.initial import abstract_params, initial_arguments
+    from jaxmtl.models.trees import flat, nested
+    from jaxmtl.partitioning import shardings_for
+    from jaxmtl.weights import load_pretrained
+
+    shapes = abstract_params(module)
+    loaded = {"base": load_pretrained(path, mesh=mesh).params}
+    if module.reader is not None:
+        if reader_path is None:
+            raise InputError(f"hypernetwork: encoder {module.hyper.encoder!r} needs READER_PRETRAINED, a model to read")
+        read = flat(nn.unbox(shapes["reader"]))  # of an encoder-decoder the encoder alone
+        whole = flat(load_pretrained(reader_path, mesh=mesh).params)
+        loaded["reader"] = nested({path: leaf for path, leaf in whole.items() if path in read})
+    own = lambda params: {part: tree for part, tree in params.items() if part not in loaded}
+    new = lambda key: own(nn.unbox(module.init(key, **initial_arguments(module)))["params"])
+    shardings = shardings_for(own(shapes), mesh)
+    return {**loaded, **jax.jit(new, out_shardings=shardings)(jax.random.key(seed))}
+
+
+def _continued(module: "HyperModel", path: str, hypernet: str | os.PathLike, mesh: Any) -> Any:
+    """Returns all parameters of a hypernetwork's run; refuses another hypernetwork, or another model's."""
+    from jaxmtl.weights import load_pretrained
+    from jaxmtl.weights.hyper_io import load_hyper_run, read_hyper_config, to_json
+
+    found, _ = read_hyper_config(hypernet)
+    theirs, ours = to_json(found), to_json(module.hyper)
+    for name in ours:
+        if theirs[name] != ours[name] and name != "base":
+            raise InputError(
+                f"HYPERNET {hypernet}: its {name} is {theirs[name]}, this run's {ours[name]}; give both runs the same "
+                "file of gin_configs/hypernets and the same settings"
+            )
+    pretrained, hyper = load_hyper_run(hypernet, mesh=mesh)
+    if found.base == "nothing" and load_pretrained(path, mesh=mesh).hash != pretrained.hash:
+        raise InputError(f"HYPERNET {hypernet} adapts another model than PRETRAINED {path}; give the model of its run")
+    return {"base": pretrained.params} | hyper.params
+
+
+def shared_stream(store: "TokenStore", *, make_stream: Callable[..., Any], **options: Any) -> Any:
+    """Makes a training stream whose batches hold each instruction once, so that it is encoded once.
+
+    On many hosts, where a row cannot name an instruction of another host, each row keeps its own.
+
+    Args:
+      store: the tokenised examples; must have instructions, or tasks that are learned by number.
+      make_stream: `stream.train_stream` with its settings bound.
+      **options: what a training stream has to know of the model and the mesh.
+
+    Returns:
+      The stream.
+
+    Raises:
+      InputError: if the store has no instructions.
+    """
+    from jaxmtl.feed.instructions import SharedInstructions
+
+    stream = make_stream(store, **options)
+    if not stream.rows.max_instruction_tokens:
+        raise InputError(
+            f"token store {store.folder} has no instructions; cache with tasks/with_instructions.gin, or text with "
+            "OBJECTIVE=@text_objectives.Segmentation()"
+        )
+    return stream if options["num_hosts"] > 1 else SharedInstructions(stream, multiple=options["multiple"])
+
+
+def numbered_stream(store: "TokenStore", *, make_stream: Callable[..., Any], **options: Any) -> "NumberedTasks":
+    """Makes a training stream whose rows say which task they are of: what is read is a number, not an instruction.
+
+    Args:
+      store: the tokenised examples.
+      make_stream: as in `shared_stream`.
+      **options: as in `shared_stream`.
+
+    Returns:
+      The stream.
+    """
+    from jaxmtl.feed.instructions import NumberedTasks
+
+    return NumberedTasks(make_stream(store, **options))
+
+
+def num_tasks(*, names: Sequence[str]) -> int:
+    """Counts tasks, for a hypernetwork that learns a vector for each.
+
+    Args:
+      names: the tasks.
+    """
+    return len(names)
+
+
+def task_names(*, store: "TokenStore", split: str = "train", most_categories: int | None = None) -> list[str]:
+    """Lists the tasks to train on: those of the largest categories.
+
+    Args:
+      store: the tokenised examples.
+      split: split to train on.
+      most_categories: how many categories, those with the most tasks first, ties by name; all if None.
+
+    Returns:
+      Names in the order of the store.
+
+    Raises:
+      InputError: if there are not as many categories.
+
+    Source: TAGI, Figure 3 and Tables 10-11; methods 1.8.
+    """
+    names = store.task_names(split)
+    if most_categories is None:
+        return names
+    category = {name: store.entry(name, split).category for name in names}
+    sizes = {one: list(category.values()).count(one) for one in category.values()}
+    if not 1 <= most_categories <= len(sizes):
+        raise InputError(f"NUM_CATEGORIES is {most_categories}; split {split!r} of {store.folder} has {len(sizes)}")
+    chosen = set(sorted(sizes, key=lambda one: (-sizes[one], one))[:most_categories])
+    return [name for name in names if category[name] in chosen]
+
+
+def taught_loss(
+    *,
+    store: "TokenStore",
+    names: Sequence[str],
+    split: str = "train",
+    teachers: str | os.PathLike | None = None,
+    path: str,
+    group: Callable[..., str],
+    make_teacher: "Callable[[TaskAdapters], Teacher]",
+    teacher_weight: float = 5.0,
+    update_weight: float = 1000.0,
+    distance: str = "factors",
+    **options: Any,
+) -> "InstructedLoss":
+    """Puts together what a hypernetwork is finetuned on; a term of weight 0 is left out and costs nothing.
+
+    Args:
+      store: the tokenised examples.
+      names: tasks in the order of task ids.
+      split: split that is trained on.
+      teachers: folder with a PEFT folder for each group of tasks; None for L_pred alone.
+      path: the model that the teachers adapt.
+      group: which teacher a task has: `fit_adapters.category` or `fit_adapters.task`.
+      make_teacher: makes of the teachers' adapters what predicts, for L_kl: `teachers.AdaptedTeacher`.
+      teacher_weight: λ1.
+      update_weight: λ2.
+      distance: of updates, a key of `distill.DISTANCES`, or "scored": z-scored by the spread of the teachers.
+      **options: further fields of `InstructedLoss`.
+
+    Returns:
+      The objective.
+
+    Raises:
+      InputError: if no task has a teacher.
+    """
+    from jaxmtl.adapters.distill import scored_distance
+    from jaxmtl.commands.adapter_folders import AdapterFolders
+    from jaxmtl.commands.fit_adapters import folder_of
+    from jaxmtl.training.hyper_objective import InstructedLoss
+    from jaxmtl.training.teachers import task_adapters
+    from jaxmtl.weights import load_pretrained
+
+    if teachers is None or not (teacher_weight or update_weight):
+        return InstructedLoss(**options)
+    folders = AdapterFolders(teachers, load_pretrained(path))
+    groups = [folder_of(group(name, store.entry(name, split).category)) for name in names]
+    adapters = {one: folders[one] for one in sorted(set(groups)) if one in folders}
+    found = task_adapters(adapters, groups)
+    own: Any = scored_distance(list(adapters.values())) if distance == "scored" else distance
+    return InstructedLoss(
+        teacher=make_teacher(found) if teacher_weight else None,
+        teacher_weight=teacher_weight,
+        updates=found if update_weight else None,
+        update_weight=update_weight,
+        distance=own,
+        **options,
+    )
+
+
+def model_teacher(adapters: "TaskAdapters", *, path: str) -> "Teacher":
+    """Loads another model as teacher of all tasks, such as Tk-Instruct.
+
+    Args:
+      adapters: not used; L_ins compares with them all the same.
+      path: what `load_pretrained` takes.
+
+    Returns:
+      The teacher.
+    """
+    from jaxmtl.training.teachers import ModelTeacher
+    from jaxmtl.weights import load_pretrained
+
+    pretrained = load_pretrained(path)
+    return ModelTeacher(module=pretrained.module, params=pretrained.params)
+
+
+def adapted_teacher(adapters: "TaskAdapters") -> "Teacher":
+    """Makes the model itself with each task's own adapter the teacher.
+
+    Args:
+      adapters: of the tasks.
+
+    Returns:
+      The teacher.
+    """
+    from jaxmtl.training.teachers import AdaptedTeacher
+
+    return AdaptedTeacher(adapters=adapters)
+
+
+def validation_loss(parts: "Parts", *, split: str = "validation", batch_size: int = 16, every: int) -> "ValidationLoss":
+    """Measures the loss of the targets on a split of the store from time to time.
+
+    Args:
+      parts: parts of the run.
+      split: split to measure; its name is that of the metrics.
+      batch_size: rows per batch, over all hosts.
+      every: steps between two passes.
+
+    Returns:
+      The evaluation.
+    """
+    from jaxmtl.feed.eval_stream import eval_stream
+    from jaxmtl.partitioning import batch_share
+    from jaxmtl.training.hyper_objective import InstructedLoss
+    from jaxmtl.training.validation import ValidationLoss
+
+    share, num_shares = batch_share(parts.mesh)
+    batches = eval_stream(parts.store, split, batch_size=batch_size, host_index=share, num_hosts=num_shares)
+    return ValidationLoss(
+        name=split,
+        every=every,
+        module=parts.module,
+        task_names=batches.rows.names,
+        batches=lambda: batches,
+        objective=InstructedLoss(),
+    )
+
+
+def describe_hypernetwork(parts: "Parts") -> None:
+    """Writes what the hypernetwork of a run is made of, and says which of its parameters are trained.
+
+    Args:
+      parts: parts of the run; those of a run without a hypernetwork are left alone.
+    """
+    from jaxmtl.adapters.hyper_model import HyperModel
+
+    if not isinstance(parts.module, HyperModel):
+        return
+    from jaxmtl.weights.hyper_io import write_hyper_config
+
+    write_hyper_config(parts.run_dir, parts.module.hyper, parts.module.reader)
+    print(parameter_lines(parts.module))
+
+
+def parameter_lines(module: "HyperModel") -> str:
+    """Returns a table of how many parameters of each part are trained, and how many stay as they are.
+
+    Args:
+      module: the model with its hypernetwork.
+    """
+    import flax.linen as nn
+
+    from jaxmtl.models.initial import abstract_params
+    from jaxmtl.training.hyper_groups import groups_of, parameter_table
+
+    rows = parameter_table(nn.unbox(abstract_params(module)), groups_of(module.hyper))
+    state = lambda rate: "trained" if rate else "frozen"
+    return "\n".join(f"{part:<12}{count:>16,}  {state(rate)}" for part, count, rate in rows)

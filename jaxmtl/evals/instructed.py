@@ -1,0 +1,131 @@
+"""Scoring with a hypernetwork: which instruction each request follows, and what the instructions do to the model."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from jaxmtl.adapters.adaptation import Instructed, together
+from jaxmtl.adapters.hypernet import Hyper, read_ids
+from jaxmtl.feed.store import TokenStore
+from jaxmtl.tasks.fewshot import stable_hash
+from jaxmtl.types import InputError
+from jaxmtl.weights import Pretrained
+from jaxmtl.weights.fingerprint import weights_hash
+
+Choice = Callable[[Sequence[str], Sequence[str]], list[str]]
+"""Maps the names [N] of tasks and their categories [N] to the task whose instruction each of them gets, [N]."""
+
+
+def own(names: Sequence[str], categories: Sequence[str]) -> list[str]:
+    """Gives each task its own instruction.
+
+    Args:
+      names: [N], the tasks.
+      categories: [N], their categories.
+
+    Returns:
+      `names`.
+    """
+    return list(names)
+
+
+def of_another_category(names: Sequence[str], categories: Sequence[str], *, seed: int = 0) -> list[str]:
+    """Gives each task the instruction of one of another category: a control of whether instructions are used at all.
+
+    Args:
+      names: as in `own`.
+      categories: as in `own`.
+      seed: which one.
+
+    Returns:
+      [N] names; what a task gets does not depend on the order of the tasks.
+
+    Raises:
+      InputError: if all tasks are of one category.
+    """
+    if len(set(categories)) < 2:
+        raise InputError(f"{len(names)} tasks of {len(set(categories))} category; no task is of another one")
+    of_category = dict(zip(names, categories, strict=True))
+    strangers = lambda name: sorted(other for other in names if of_category[other] != of_category[name])
+    rank = lambda name, other: stable_hash(seed, name, "other instruction", other)
+    return [min(strangers(name), key=lambda other: rank(name, other)) for name in names]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ByInstruction:
+    """Scores tasks with what a hypernetwork makes of instructions.
+
+    Attributes:
+      hyper: the hypernetwork.
+      choose: which task's instruction each task gets.
+    """
+
+    hyper: Hyper
+    choose: Choice = own
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Instructions:
+    """The instructions of a task's requests.
+
+    Attributes:
+      hyper: reads them.
+      ids: token ids of each request's instruction.
+    """
+
+    hyper: Hyper
+    ids: Sequence[np.ndarray]
+
+
+def hyper_hash(hyper: Hyper) -> str:
+    """Hashes a hypernetwork's config and parameters.
+
+    Args:
+      hyper: the hypernetwork.
+
+    Returns:
+      16 hexadecimal digits.
+    """
+    return weights_hash({"config": np.frombuffer(repr(hyper.config).encode(), np.uint8), "params": hyper.params})
+
+
+def instructions_of(store: TokenStore, split: str, task: str, count: int, hyper: Hyper) -> Instructions:
+    """Looks up the instructions of a task, one for each of some requests; they repeat where there are fewer.
+
+    Args:
+      store: the tokenised examples.
+      split: the split.
+      task: the task whose instructions they are.
+      count: number of requests.
+      hyper: reads them.
+
+    Returns:
+      The instructions.
+
+    Raises:
+      InputError: if the store has no instructions.
+    """
+    examples = store.examples(task, split)
+    if not examples.has_instructions:
+        raise InputError(
+            f"token store {store.folder}: task {task} has no instructions for the hypernetwork; cache with "
+            "tasks/with_instructions.gin"
+        )
+    return Instructions(hyper=hyper, ids=[examples.instruction(row % len(examples)) for row in range(count)])
+
+
+def instructed(pretrained: Pretrained, given: Sequence[Instructions]) -> Instructed:
+    """Reads the instructions of requests, each distinct one once.
+
+    Args:
+      pretrained: the model.
+      given: those of some tasks, at least one, all of one hypernetwork.
+
+    Returns:
+      What scoring and generation take as adapter.
+    """
+    rows = [tuple(np.asarray(ids).tolist()) for one in given for ids in one.ids]
+    place = {ids: number for number, ids in enumerate(dict.fromkeys(rows))}
+    read = [read_ids(given[0].hyper, pretrained, [list(ids)]) for ids in place]
+    return Instructed(adaptation=together(read), index=np.array([place[ids] for ids in rows], np.int32))
