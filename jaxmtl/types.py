@@ -14,9 +14,12 @@ Batch = dict[str, np.ndarray]
 vocabulary's own id. `loss_mask` weighs the targets: 1 for tokens; where targets are labels for heads (see
 `jaxmtl.feed.answers`) the weights of a row add up to 1. In a packed batch, whose rows hold several examples, also
 `input_segments` and `input_positions` int32 [B, S], `target_segments` and `target_positions` int32 [B, T] (see
-`jaxmtl.models.masks`), and `task_ids` and `example_ids` are int32 [B, T]. Batches of a training stream also have
-`expected_tokens` float32 [B], which add up to what the loss masks of the batches that were drawn together add up to on
-average."""
+`jaxmtl.models.masks`), and `task_ids` and `example_ids` are int32 [B, T]. Where packed rows have labels, `inputs` and
+their segments are [R, S], `expected_tokens` [R], and all else is by example, as in plain rows of which each packed row
+has B/R, one behind the other; `example_columns` int32 [B, L] are the columns of each example's tokens in its packed
+row, -1 behind its end; a row that only fills up has none, and some valid task id on which no weight falls. Batches of
+a training stream also have `expected_tokens` float32 [B], which add up to what the loss masks of the batches that were
+drawn together add up to on average."""
 Progress = Callable[[int, int, str], None]
 """Told from time to time (things done, things in all, what is being done) by what takes long."""
 

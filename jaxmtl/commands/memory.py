@@ -176,7 +176,8 @@ def _largest_shape(make_stream: Any, store: "TokenStore", module: Any, multiple:
     for part, _ in stream.parts(1).values():
         found = part.layout.identity()
         for rows, (source, target) in zip(found["rows"], found["shapes"], strict=True):
-            shapes.append(BatchShape(rows=rows, source=source, target=target, layout=found["layout"]))
+            of_examples = {name: found[name] for name in ("slots", "longest") if name in found}
+            shapes.append(BatchShape(rows=rows, source=source, target=target, layout=found["layout"], **of_examples))
     return max(shapes, key=lambda shape: shape.rows * (shape.source + shape.target))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxmtl.feed.layout import Cost, Placed, checked_rows, num_tokens
+from jaxmtl.feed.layout import Cost, MakeContents, Placed, checked_rows, num_tokens
 from jaxmtl.feed.rows import TaskRows
 from jaxmtl.feed.sampler import Draw
 from jaxmtl.feed.shapes import NUM_SHAPES, Shapes, cheapest_shapes
@@ -111,6 +111,7 @@ def grouped(
     cost: Cost = num_tokens,
     num_shapes: int = NUM_SHAPES,
     rows: RowsOf = same_rows,
+    contents: MakeContents | None = None,
 ) -> Grouped:
     """Makes the layout with the cheapest shapes for given rows.
 
@@ -122,6 +123,7 @@ def grouped(
       cost: of a row padded to a shape.
       num_shapes: most shapes, each of which is compiled once.
       rows: chooses the rows of each shape's batches: `same_rows` or `same_cost`.
+      contents: not used: an example has a row of its own, whatever its targets are.
 
     Returns:
       The layout.

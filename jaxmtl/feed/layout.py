@@ -29,12 +29,19 @@ class Placed(NamedTuple):
       bins: int64 [m], ascending, the row of the batch that each goes to.
       num_rows: R.
       shape: (S, T).
+      slots: rows of T targets for each of the R rows.
     """
 
     members: np.ndarray
     bins: np.ndarray
     num_rows: int
     shape: tuple[int, int]
+    slots: int = 1
+
+    @property
+    def num_cells(self) -> int:
+        """Returns how many input and target tokens the batch has room for."""
+        return self.num_rows * (self.shape[0] + self.slots * self.shape[1])
 
 
 class Layout(Protocol):
@@ -84,6 +91,40 @@ class Layout(Protocol):
         ...
 
 
+class Contents(Protocol):
+    """How examples share the rows of packed batches: what they take of a row, and which fields tell them apart."""
+
+    def room(self, inputs: np.ndarray, targets: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Says what has to fit into a row.
+
+        Args:
+          inputs: int64 [M], input lengths.
+          targets: int64 [M], target lengths.
+          shape: (S, T) of a packed row.
+
+        Returns:
+          int64 [M, K], what each example takes of K things, and int64 [K], how much a row has of each.
+        """
+        ...
+
+    @property
+    def slots(self) -> int:
+        """Returns the rows of targets for each row of a batch, see `Placed`."""
+        ...
+
+    def read(self, rows: TaskRows, draw: Draw, placed: Placed) -> Batch:
+        """Reads a batch, see `Layout`."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """Returns JSON values: what the layout is called, and what `room` follows from."""
+        ...
+
+
+MakeContents = Callable[[np.ndarray, np.ndarray, tuple[int, int]], Contents]
+"""Makes the contents of packed rows from input and target lengths, int [M] each, and the shape of a row."""
+
+
 def on_host(placed: Placed, host_index: int, num_hosts: int) -> tuple[Placed, np.ndarray]:
     """Cuts out one host's share of a batch, a contiguous range of its rows.
 
@@ -97,7 +138,8 @@ def on_host(placed: Placed, host_index: int, num_hosts: int) -> tuple[Placed, np
     """
     share = placed.num_rows // num_hosts
     mine = placed.bins // share == host_index
-    return Placed(placed.members[mine], placed.bins[mine] - host_index * share, share, placed.shape), mine
+    cut = placed._replace(members=placed.members[mine], bins=placed.bins[mine] - host_index * share, num_rows=share)
+    return cut, mine
 
 
 def checked_rows(identity: Mapping[str, Any], num_shapes: int) -> tuple[int, ...]:

@@ -7,11 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxmtl.feed.grouping import grouped
-from jaxmtl.feed.layout import Cost, Layout, num_tokens
+from jaxmtl.feed.layout import Cost, Layout, MakeContents, num_tokens
+from jaxmtl.feed.packed_texts import texts
 from jaxmtl.feed.packing import packed
 
 MakeLayout = Callable[..., Layout]
-"""`grouping.grouped`, `packing.packed` or `cheapest`: called with lengths, `batch_size=`, `multiple=`, `cost=`."""
+"""`grouping.grouped`, `packing.packed` or `cheapest`: called with lengths, `batch_size=`, `multiple=`, `cost=`,
+`contents=`."""
 _SAMPLE, _BATCHES = 4096, 64
 """Rows that layouts are tried on: as many, or as many batches of them."""
 _MARGIN = 0.03
@@ -30,6 +32,7 @@ def cheapest(
     multiple: int = 1,
     cost: Cost = num_tokens,
     layouts: Sequence[MakeLayout] = (grouped, packed),
+    contents: MakeContents = texts,
 ) -> Layout:
     """Makes the layout in which an example costs the least, of those whose batches hold about `batch_size` examples.
 
@@ -42,12 +45,14 @@ def cheapest(
       multiple: what has to divide the rows of every batch.
       cost: of a row padded to a shape.
       layouts: what to choose from; the first of those that are about equally cheap.
+      contents: how examples share packed rows.
 
     Returns:
       The layout.
     """
     divisor = math.lcm(multiple, _DIVISIBLE) if batch_size % _DIVISIBLE == 0 else multiple
-    made = [make(inputs, targets, batch_size=batch_size, multiple=divisor, cost=cost) for make in layouts]
+    options = dict(batch_size=batch_size, multiple=divisor, cost=cost, contents=contents)
+    made = [make(inputs, targets, **options) for make in layouts]
     tried = [(layout, trial(layout, inputs, targets, batch_size=batch_size, cost=cost)) for layout in made]
     fitting = [(layout, one) for layout, one in tried if abs(one.examples / batch_size - 1) <= _NEAR] or tried[:1]
     least = min(one.cost for _, one in fitting)

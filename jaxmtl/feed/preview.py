@@ -14,6 +14,7 @@ import numpy as np
 from jaxmtl.feed.grouping import Grouped
 from jaxmtl.feed.layout import Cost, Layout, Placed
 from jaxmtl.feed.layout_choice import MakeLayout
+from jaxmtl.feed.packed_labels import contents_of
 from jaxmtl.feed.rows import TaskRows
 from jaxmtl.feed.sampler import AnySampler, Draw
 from jaxmtl.feed.shapes import Shapes
@@ -123,10 +124,8 @@ def preview(
     rows, sampler = stream.rows, stream.sampler
     lengths = task_lengths(rows)
     split = rows.split_lengths()
-    made = {
-        name: make(*split, batch_size=sampler.batch_size, multiple=multiple, cost=cost)
-        for name, make in layouts.items()
-    }
+    options = dict(batch_size=sampler.batch_size, multiple=multiple, cost=cost, contents=contents_of(rows))
+    made = {name: make(*split, **options) for name, make in layouts.items()}
     used = stream.layout.identity()
     made = {name: layout for name, layout in made.items() if layout.identity() != used}
     made = {FIXED: _fixed(rows, sampler.batch_size), USED: stream.layout, **made}
@@ -226,7 +225,7 @@ class _Sums:
             self.examples += len(members.tasks)
             self.tokens += int(members.inputs.sum() + members.targets.sum())
             self.tasks += len(np.unique(members.tasks))
-            self.cells += batch.num_rows * sum(batch.shape)
+            self.cells += batch.num_cells
             self.cost += batch.num_rows * float(cost(*np.array(batch.shape, np.float64)))
 
     def preview(self, kind: str, shapes: tuple[tuple[int, int, int], ...]) -> LayoutPreview:

@@ -10,6 +10,7 @@ from jaxmtl.feed.grouping import grouped
 from jaxmtl.feed.layout import Cost, Layout, Placed, num_tokens, on_host
 from jaxmtl.feed.layout_choice import MakeLayout
 from jaxmtl.feed.loss_history import LossHistory, packed, unpacked
+from jaxmtl.feed.packed_labels import contents_of
 from jaxmtl.feed.permutation import permute, random_bits, stream_key
 from jaxmtl.feed.rows import TaskRows
 from jaxmtl.feed.sampler import AnySampler, Draw, Sampler
@@ -266,7 +267,8 @@ def train_stream(
     """
     rows, multiple = TaskRows(store, split, tasks, limit=limit, seed=seed), multiple or num_hosts
     drawn = sampler(sizes=rows.sizes, batch_size=batch_size, seed=seed, categories=rows.categories)
-    placed = layout(*rows.split_lengths(), batch_size=batch_size, multiple=multiple, cost=cost)
+    options = dict(batch_size=batch_size, multiple=multiple, cost=cost, contents=contents_of(rows))
+    placed = layout(*rows.split_lengths(), **options)
     window = window if drawn.steady_steps is None else min(window, drawn.steady_steps)
     hosts = dict(host_index=host_index, num_hosts=num_hosts)
     return Stream(rows, drawn, placed, window=window, seed=seed, multiple=multiple, **hosts)

@@ -9,18 +9,18 @@ import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.layers import Dense, LayerNorm, normal
-from jaxmtl.models.masks import Mask
+from jaxmtl.models.masks import Mask, Segments
 from jaxmtl.models.roberta_config import RobertaConfig
 
 INIT = normal(0.02)
 """Initializer of every matrix; biases start at 0."""
 
 
-def position_ids(real: jax.Array, pad_id: int) -> jax.Array:
-    """Numbers the real tokens of each row from `pad_id` + 1; padding has the number `pad_id`.
+def position_ids(real: jax.Array | Segments, pad_id: int) -> jax.Array:
+    """Numbers the real tokens of each row, in packed rows of each segment, from `pad_id` + 1; padding has `pad_id`.
 
     Args:
-      real: bool [B, S], True on tokens that are not padding, wherever padding is.
+      real: bool [B, S], True on tokens that are not padding, wherever padding is; or the segments of packed rows.
       pad_id: token id of padding.
 
     Returns:
@@ -28,6 +28,8 @@ def position_ids(real: jax.Array, pad_id: int) -> jax.Array:
 
     Source: methods 6.2 (XLM-R).
     """
+    if isinstance(real, Segments):
+        return jnp.where(real.ids == 0, 0, real.positions + 1) + pad_id
     counted = real.astype(jnp.int32)
     return jnp.cumsum(counted, axis=1) * counted + pad_id
 

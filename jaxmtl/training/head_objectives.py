@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxmtl.models.head_config import Head, stacks
+from jaxmtl.models.packed_examples import packed_examples_of
 from jaxmtl.tasks.answers import CLASS, SPAN, TAGS
 from jaxmtl.training.objectives import Losses, cross_entropy
-from jaxmtl.types import InputError
 
 Scaling = Callable[[jax.Array], jax.Array]
 """Maps the number of classes that a row chooses among, float32 [B], to the factor of its objective, float32 [B]."""
@@ -66,25 +66,27 @@ class HeadsLoss:
           variables: its parameters, {"params": tree}.
           batch: `inputs` int32 [B, S], `task_ids` int32 [B], `loss_mask` float32 [B, T] and `targets` int32 [B, T]: the
             class in column 0, a tag for each input token, or the places of a span's first and last token in columns 0
-            and 1. Whatever has the weight 0 is not looked at.
+            and 1. Whatever has the weight 0 is not looked at. If packed, the inputs are [R, S], with the segments,
+            positions and columns of their B examples.
           dropout_key: key of dropout; None drops nothing.
 
         Returns:
-          The losses by row, [B, 1]: means over the row's labels in nats, times the weight of the row.
+          The losses by row or packed example, [B, 1]: means over the row's labels in nats, times the weight of the row.
 
         Raises:
-          InputError: if the batch is packed.
+          InputError: if the batch has some of the fields of packed rows, but not all.
         """
-        if "input_segments" in batch:
-            raise InputError("a model with heads reads one example per row; use the layout grouping.grouped")
+        packed = packed_examples_of(batch)
         logits: Any = module.apply(
             variables,
             inputs=batch["inputs"],
             task_ids=batch["task_ids"],
+            packed=packed,
             train=dropout_key is not None,
             rngs=None if dropout_key is None else {"dropout": dropout_key},
         )
-        heads, is_real = module.config.heads, batch["inputs"] != module.config.pad_id
+        heads = module.config.heads
+        is_real = batch["inputs"] != module.config.pad_id if packed is None else packed.real
         factor = self.scaling(num_classes(heads, batch["task_ids"], is_real))[:, None]
         losses = _sum(row_losses(heads, logits, batch))
         return Losses(objective=losses.objective * factor, loss=losses.loss, tokens=losses.tokens)

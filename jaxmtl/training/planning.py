@@ -16,12 +16,16 @@ from jaxmtl.types import InputError
 _MOST_GROWTH = 64  # rows of a try are at most so many times those of the one before
 _TOKENS = {"inputs": "RS", "targets": "RT", "loss_mask": "RT"}
 _PLAIN = _TOKENS | {"task_ids": "R", "example_ids": "R", "expected_tokens": "R"}
-_SEGMENTS = {"input_segments": "RS", "input_positions": "RS", "target_segments": "RT", "target_positions": "RT"}
+_INPUT_SEGMENTS = {"inputs": "RS", "input_segments": "RS", "input_positions": "RS"}
+_SEGMENTS = _INPUT_SEGMENTS | {"target_segments": "RT", "target_positions": "RT"}
+_EXAMPLES = {"example_columns": "BL", "targets": "BT", "loss_mask": "BT", "task_ids": "B", "example_ids": "B"}
 FIELDS: Mapping[str, Mapping[str, str]] = {
     "grouped": _PLAIN,
     "packed": _PLAIN | _SEGMENTS | {"task_ids": "RT", "example_ids": "RT"},
+    "packed labels": _INPUT_SEGMENTS | _EXAMPLES | {"expected_tokens": "R"},
 }
-"""Fields of a batch by the name of its layout; letters are axes: R rows, S source length, T target length."""
+"""Fields of a batch by the name of its layout; letters are axes: R rows, S source length, T target length, B slots of
+the examples of all rows, L length of the longest example."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,12 +37,16 @@ class BatchShape:
       source: S in tokens.
       target: T in tokens.
       layout: one of `FIELDS`.
+      slots: most examples of a packed row, where they have rows of targets.
+      longest: L in tokens, of packed rows.
     """
 
     rows: int
     source: int
     target: int
     layout: str = "grouped"
+    slots: int = 1
+    longest: int = 1
 
     def __post_init__(self) -> None:
         """Refuses sizes below 1.
@@ -73,6 +81,7 @@ def abstract_batch(shape: BatchShape, plan: Plan) -> dict[str, jax.ShapeDtypeStr
             f"a batch of {shape.rows} rows does not split over data x fsdp = {multiple} devices; change it"
         )
     length = {"R": shape.rows, "S": shape.source, "T": shape.target}
+    length |= {"B": shape.rows * shape.slots, "L": shape.longest}
     dtype = lambda name: np.float32 if name in ("loss_mask", "expected_tokens") else np.int32
     return {
         name: jax.ShapeDtypeStruct([length[axis] for axis in axes], dtype(name), sharding=batch_sharding(plan.mesh))

@@ -136,7 +136,10 @@ def train_step(
 
 
 def _split(batch: Mapping[str, jax.Array], num_parts: int, plan: Plan) -> dict[str, jax.Array]:
-    """Cuts [B, ...] into [M, B/M, ...]: part m takes every M-th row from m, so that no row changes its device."""
+    """Cuts [B, ...] into [M, B/M, ...]: part m takes every M-th row from m, so that no row changes its device.
+
+    Fields with several rows for each row of the inputs, those of packed examples, follow the row they belong to.
+    """
     rows, devices = batch["inputs"].shape[0], plan.mesh.shape["data"] * plan.mesh.shape["fsdp"]
     if rows % (num_parts * devices):
         raise InputError(
@@ -152,8 +155,9 @@ def _split(batch: Mapping[str, jax.Array], num_parts: int, plan: Plan) -> dict[s
     sharding = NamedSharding(plan.mesh, PartitionSpec(None, ("data", "fsdp")))
 
     def split(field: jax.Array) -> jax.Array:
-        rows = field.reshape(field.shape[0] // num_parts, num_parts, *field.shape[1:])
-        return jax.lax.with_sharding_constraint(jnp.swapaxes(rows, 0, 1), sharding)
+        turned = jnp.swapaxes(field.reshape(rows // num_parts, num_parts, -1, *field.shape[1:]), 0, 1)
+        parts = turned.reshape(num_parts, field.shape[0] // num_parts, *field.shape[1:])
+        return jax.lax.with_sharding_constraint(parts, sharding)
 
     return {name: split(field) for name, field in batch.items()}
 

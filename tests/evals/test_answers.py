@@ -1,17 +1,12 @@
 import dataclasses
 import functools
 import json
-import pathlib
-import sys
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "feed"))  # for roberta_like
-
 from roberta_like import roberta_like
 
 from jaxmtl.evals import answer_runner

@@ -6,10 +6,11 @@ import pytest
 from batches import row_of
 from hypothesis import strategies as st
 
+from jaxmtl.feed.bins import BLOCK, first_fit
 from jaxmtl.feed.grouping import Grouped, grouped, same_cost
 from jaxmtl.feed.layout import num_tokens, on_host
 from jaxmtl.feed.layout_choice import cheapest, trial
-from jaxmtl.feed.packing import BLOCK, Packed, first_fit, packed
+from jaxmtl.feed.packing import Packed, packed
 from jaxmtl.feed.rows import TaskRows
 from jaxmtl.feed.sampler import Draw
 from jaxmtl.feed.shapes import Shapes
@@ -45,8 +46,7 @@ def test_every_row_is_in_one_batch_or_waits(rows: list, batch_size: int, make: o
 
 @hypothesis.given(rows_of_lengths)
 def test_first_fit_takes_the_first_bin_with_room(rows: list) -> None:
-    inputs, targets = split(rows)
-    found = first_fit(inputs, targets, (60, 20))
+    found = first_fit(np.array(rows), np.array([60, 20]))
     room: list[list[int]] = []
     for number, (source, target) in enumerate(rows):
         place = next((k for k, (s, t) in enumerate(room) if s >= source and t >= target), len(room))
@@ -139,11 +139,11 @@ def test_the_choice_keeps_to_the_batch_size_on_any_number_of_devices() -> None:
 def test_packing_looks_no_further_than_a_block() -> None:
     lengths = np.full(3 * BLOCK, 1)
     lengths[0] = 9  # leaves room for one, which the row behind it takes
-    bins = first_fit(lengths, lengths, (10, 10))
+    bins = first_fit(lengths[:, None], np.array([10]))
     assert bins[1] == 0 and (np.diff(bins) >= 0).all()
     rng = np.random.default_rng(0)
     lengths = rng.integers(1, 10, 2 * BLOCK)
-    bins = first_fit(lengths, lengths, (10, 10))
+    bins = first_fit(lengths[:, None], np.array([10]))
     assert bins[:BLOCK].max() + 1 == bins[BLOCK:].min()
     assert np.bincount(bins, lengths).max() <= 10
 

@@ -151,11 +151,6 @@ def test_the_linear_head_has_no_dense_layer():
     assert set(shapes["params"]["heads"]["class"]) == {"out"}
 
 
-def test_packed_batches_are_refused(params):
-    with pytest.raises(InputError, match="one example per row; use the layout grouping.grouped"):
-        HeadsLoss()(RobertaWithHeads(CONFIG), {"params": params}, {"input_segments": jnp.zeros((1, 1))})
-
-
 @pytest.mark.parametrize(
     "fields, error, message",
     [

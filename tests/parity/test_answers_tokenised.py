@@ -1,14 +1,9 @@
 """Rows of labels, tags and spans against what Hugging Face's tokenizers make of the same texts."""
 
 import json
-import pathlib
 import random
-import sys
 
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "feed"))  # for roberta_like
-
 from roberta_like import roberta_like
 
 from jaxmtl.feed.answers import Windows, answer_rows
