@@ -13,7 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 from flax.linen.spmd import logical_to_mesh_sharding
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jaxmtl.types import InputError
 
@@ -118,6 +118,18 @@ def shardings_for(tree: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
     shardings = logical_to_mesh_sharding(specs, mesh, list(rules))
     fit = lambda leaf, sharding: NamedSharding(mesh, _fit(sharding.spec, leaf.shape, mesh))
     return jax.tree.map(fit, nn.unbox(tree), shardings)
+
+
+def shardings_on(boxed: Any, mesh: Mesh | None) -> Any:
+    """Returns a sharding per leaf: the mesh's, or the default device's.
+
+    Args:
+      boxed: parameter tree of shapes boxed with their logical axes.
+      mesh: the devices; the default device if None.
+    """
+    if mesh is not None:
+        return shardings_for(boxed, mesh)
+    return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), nn.unbox(boxed))
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

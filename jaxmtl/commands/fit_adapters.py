@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxmtl.host_memory import keep_freed_memory
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jaxmtl.feed.store import TokenStore
     from jaxmtl.training.fit_rows import Fit
     from jaxmtl.training.fitting import Fitted, Schedule
+    from jaxmtl.weights import Pretrained
 
 HELP = "fit a LoRA adapter to each category of tasks, many at once"
 TAKES_GIN = True
@@ -125,35 +126,39 @@ def fit(
 
     Source: TAGI's task teachers, methods 1.1 and 1.7.
     """
-    from jaxmtl.commands.progress import shown
     from jaxmtl.files import write_whole
-    from jaxmtl.training.fitting import fit_each
-    from jaxmtl.training.tuning import LowRankTuning
     from jaxmtl.weights import check_reads, load_pretrained, save_adapter
 
     pretrained = load_pretrained(path, dtype=dtype, mesh=mesh)
     check_reads(pretrained.config, pretrained.tokenizer, store)
     root, groups = pathlib.Path(run_dir), grouped(store, split, group)
-    made_with = dict(version=VERSION, weights_hash=pretrained.hash, lora=dataclasses.asdict(lora), seed=seed)
+    options: dict[str, Any] = dict(learning_rate=learning_rate, seed=seed, max_input_tokens=max_input_tokens)
+    made_with = dict(version=VERSION, weights_hash=pretrained.hash, lora=dataclasses.asdict(lora), **options)
     made_with |= dict(epochs=schedule.epochs, steps=schedule.steps, batch_size=schedule.batch_size)
-    made_with |= dict(learning_rate=learning_rate, max_input_tokens=max_input_tokens)
     keys = {name: _key(store, split, tasks, made_with) for name, tasks in groups.items()}
     kept = {name: entry for name, entry in _read(root / FITS).items() if entry.get("key") == keys.get(name)}
     _write(root / FITS, kept)
     write_whole(root / "config.gin", operative_text())
-    fits = [
-        fit_of_tasks(store, split, name, groups[name], learning_rate, seed, max_input_tokens)
-        for name in groups
-        if name not in kept
-    ]
+    fits = [fit_of_tasks(store, split, name, groups[name], **options) for name in groups if name not in kept]
+    for one, fitted in _fitted(pretrained, fits, lora, schedule, mesh):
+        save_adapter(root / folder_of(one.name), fitted.learnt, pretrained)
+        kept[one.name] = _entry(keys[one.name], one, fitted)
+        _write(root / FITS, kept)  # behind its adapter: what is named is whole
+    return {name: kept[name] for name in groups}
+
+
+def _fitted(
+    pretrained: "Pretrained", fits: "Sequence[Fit]", lora: "LoRA", schedule: "Schedule", mesh: "Mesh | None"
+) -> "Iterator[tuple[Fit, Fitted]]":
+    """Trains with a progress bar and gives each fit as soon as it is done."""
+    from jaxmtl.commands.progress import shown
+    from jaxmtl.training.fitting import fit_each
+    from jaxmtl.training.tuning import LowRankTuning
+
     with shown("fitting") as told:
         given = (pretrained.module, pretrained.params, fits, LowRankTuning(lora), schedule)
         for index, fitted in fit_each(*given, mesh=mesh, progress=told):
-            one = fits[index]
-            save_adapter(root / folder_of(one.name), fitted.learnt, pretrained)
-            kept[one.name] = _entry(keys[one.name], one, fitted)
-            _write(root / FITS, kept)  # behind its adapter: what is named is whole
-    return {name: kept[name] for name in groups}
+            yield fits[index], fitted
 
 
 def grouped(store: "TokenStore", split: str, group: Callable[..., str]) -> dict[str, list[str]]:

@@ -117,9 +117,7 @@ def evaluate(
     """
     if adapters is not None:
         raise InputError("in-context learning asks the plain model; give no ADAPTER, or merge it into a checkpoint")
-    names = [one.label for one in how]
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"settings of in-context learning are {names}; expected at least one, none twice")
+    _check_different(how)
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     chosen = store.task_names(split) if tasks is None else list(tasks)
     for setting in how:
@@ -138,10 +136,18 @@ def evaluate(
         own = dataclasses.replace(labels, run=f"{labels.run}/{setting.label}", seed=setting.seed)
         options: dict[str, Any] = dict(tasks=chosen, labels=own, max_examples=max_examples, chunk_size=1)
         options["progress"] = Within(progress, setting.label)
-        scores = run_tasks(pretrained, store, split, run_dir / setting.label, way, **options)
-        for name, one in scores.items():
-            found[f"{setting.label} {name}"] = dataclasses.replace(one, category=setting.label)
-    return found
+        found[setting] = run_tasks(pretrained, store, split, run_dir / setting.label, way, **options)
+    return {
+        f"{setting.label} {name}": dataclasses.replace(one, category=setting.label)
+        for setting, scores in found.items()
+        for name, one in scores.items()
+    }
+
+
+def _check_different(how: Sequence[Setting]) -> None:
+    names = [one.label for one in how]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"settings of in-context learning are {names}; expected at least one, none twice")
 
 
 def _identity(store: TokenStore, shown_split: str, name: str) -> dict[str, str]:

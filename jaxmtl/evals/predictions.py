@@ -61,6 +61,10 @@ class Method:
       max_tokens: most tokens of a generated text.
       metrics: names of text metrics.
       batch_size: examples computed at once.
+      passes: requests of an example.
+
+    Raises:
+      InputError: if texts cannot be so short.
     """
 
     decoding: Decoding
@@ -68,6 +72,10 @@ class Method:
     metrics: tuple[str, ...]
     batch_size: int
     passes: int = 2  # scored, and decoded
+
+    def __post_init__(self) -> None:
+        """Finds out now what decoding would refuse after all examples are scored."""
+        self.decoding.generation(self.max_tokens)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -24,9 +24,10 @@ from jaxmtl.adapters.lora import LoRA
 from jaxmtl.files import explained, write_whole
 from jaxmtl.models.initial import abstract_params
 from jaxmtl.models.trees import flat, nested
+from jaxmtl.partitioning import shardings_on
 from jaxmtl.types import InputError, unknown_name
 from jaxmtl.weights import run_folder
-from jaxmtl.weights.pretrained import Pretrained, module_of_config, shardings_on, tokenizer_in, write_config
+from jaxmtl.weights.pretrained import Pretrained, module_of_config, tokenizer_in, write_config
 from jaxmtl.weights.safetensors_io import read_file, write_file
 
 CONFIG, PARAMS, READER = run_folder.HYPERNET, "hypernet.safetensors", "reader"

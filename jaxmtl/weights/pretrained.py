@@ -13,12 +13,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, SingleDeviceSharding
+from jax.sharding import Mesh
 
 from jaxmtl.files import write_whole
 from jaxmtl.models.initial import abstract_params
 from jaxmtl.models.trees import flat
-from jaxmtl.partitioning import shardings_for
+from jaxmtl.partitioning import shardings_on
 from jaxmtl.tokenizers import Tokenizer, load_tokenizer
 from jaxmtl.types import InputError, unknown_name
 from jaxmtl.weights import bart_map, gpt2_map, key_table, opt_map, roberta_map, run_folder, t5_map, t5x_io, t5x_map
@@ -363,18 +363,6 @@ def _config_of_run(folder: pathlib.Path, dtype: str) -> tuple[ModuleType, Any]:
     raw = _raw_config(home)
     family = _family_named(raw, home)
     return family, family.config_from_hf(raw, str(home), dtype)
-
-
-def shardings_on(boxed: Any, mesh: Mesh | None) -> Any:
-    """Returns a sharding per leaf: the mesh's, or the default device's.
-
-    Args:
-      boxed: parameter tree of shapes boxed with their logical axes.
-      mesh: the devices; the default device if None.
-    """
-    if mesh is not None:
-        return shardings_for(boxed, mesh)
-    return jax.tree.map(lambda _: SingleDeviceSharding(jax.devices()[0]), nn.unbox(boxed))
 
 
 def _placer(shardings: Any, dtype: str) -> key_table.Place:

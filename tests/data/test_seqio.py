@@ -1,96 +1,25 @@
 import dataclasses
 import functools
-import importlib
 import itertools
 import pathlib
-import random
 import types
 
 import numpy as np
 import pytest
-import tokenizers as hf_tokenizers
+from task_toy import ODD_TEXTS, WORDS, make_task
 
 from jaxmtl import tokenizers
 from jaxmtl.feed import tokenise
-from jaxmtl.feed.changing_rates import PerCategory, ReverseAnnealing
-from jaxmtl.feed.sampler import Rates, Sampler
+from jaxmtl.feed.changing_rates import ReverseAnnealing
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.tasks import catalog, prompts, rates
 from jaxmtl.tasks.choices import ChoiceExample
-from jaxmtl.tasks.spec import Demonstration, TaskSpec
+from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.types import Example, InputError, UnknownNameError
 
 pytestmark = pytest.mark.tf
 DATA = pathlib.Path(__file__).parents[3] / "shared" / "data"
-WORDS = "the quick brown fox jumps over lazy dogs and cats while seven birds sing old songs".split()
-ODD_TEXTS = [
-    "",
-    " ",
-    "fox\n dogs",
-    "é ☃ fox",
-    "a<extra_id_0>b",
-    "<extra_id_3> fox",
-    "fox </s> dogs <pad>",
-    "<extra_id_",
-]
-
-
-def make_task(name: str, size: int, odd: tuple[str, ...] = ()) -> TaskSpec:
-    generator = random.Random(name)
-    texts = [*odd, *(" ".join(generator.choices(WORDS, k=generator.randint(1, 40))) for _ in range(size - len(odd)))]
-    return TaskSpec(
-        name=name,
-        category="Toy",
-        definition=f"Answer the {name} fox.",
-        positive=(Demonstration(inputs="old fox", output="dogs"),),
-        examples=tuple(
-            Example(
-                id=f"{name} {k} é", inputs=text, targets=(" ".join(text.split()[:30]) or "none", "fox", "☃")[k % 2 :]
-            )
-            for k, text in enumerate(texts)
-        ),
-        splits={"train": tuple(range(size)), "test": (1, 0)},
-    )
-
-
-@pytest.fixture(scope="module")
-def data() -> types.SimpleNamespace:
-    names = ("cache", "features", "seqio_mixtures", "seqio_tasks", "vocabularies")
-    parts = {name: importlib.import_module(f"jaxmtl.data.{name}") for name in names}
-    return types.SimpleNamespace(seqio=importlib.import_module("seqio"), **parts)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> tokenizers.Tokenizer:
-    generator = random.Random(0)
-    corpus = [" ".join(generator.choices(WORDS, k=12)) + " Definition: Input: Output: example -" for _ in range(400)]
-    return tokenizers.train_sentencepiece(corpus, tmp_path_factory.mktemp("vocabulary") / "spiece.model", 80, 10)
-
-
-@pytest.fixture(scope="module")
-def framed(tmp_path_factory: pytest.TempPathFactory) -> tokenizers.Tokenizer:
-    words = ["<s>", "<pad>", "</s>", "<unk>", *WORDS, "Definition", "Input", "Output", ":", "."]
-    pipeline = hf_tokenizers.Tokenizer(
-        hf_tokenizers.models.WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>")
-    )
-    pipeline.pre_tokenizer = hf_tokenizers.pre_tokenizers.Whitespace()
-    pipeline.post_processor = hf_tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    pipeline.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>"])
-    folder = tmp_path_factory.mktemp("json")
-    pipeline.save(str(folder / "tokenizer.json"))
-    return tokenizers.load_tokenizer(folder)
-
-
-@pytest.fixture(scope="module")
-def preprocessing() -> Preprocessing:
-    prompt = functools.partial(prompts.tk_instruct, num_positive=1, max_tokens=96)
-    return Preprocessing(prompt=prompt, max_input_tokens=96, max_target_tokens=16)
-
-
-@pytest.fixture(scope="module")
-def tasks() -> list[TaskSpec]:
-    return [make_task("task1-z", 12, tuple(ODD_TEXTS)), make_task("task2.b", 30), make_task("a", 5)]
 
 
 def same_files(first: TokenStore, second: TokenStore) -> bool:
@@ -247,71 +176,6 @@ def test_seqio_scores_predictions_with_our_metrics(
     predictions = [task.postprocess_fn(text, example=example, is_target=False) for text in ("Old dogs.", "cats")]
     scores = {k: v for metric in task.metric_fns for k, v in metric([target, target], predictions).items()}
     assert scores == {"rouge_l": 0.5, "exact_match": 0.5}
-
-
-@pytest.mark.parametrize(
-    "rate",
-    [
-        rates.uniform,
-        rates.proportional,
-        functools.partial(rates.capped, limit=8),
-        functools.partial(rates.temperature, temperature=3.0, limit=20),
-    ],
-)
-def test_shares_equal_the_rate_functions(
-    data: types.SimpleNamespace,
-    tasks: list[TaskSpec],
-    preprocessing: Preprocessing,
-    tokenizer: tokenizers.Tokenizer,
-    rate: functools.partial,
-) -> None:
-    names = data.seqio_tasks.register(tasks, preprocessing, tokenizer, prefix="shares")
-    mixture = f"shares_{getattr(rate, '__name__', str(getattr(rate, 'keywords', '')).__hash__() % 97)}"
-    data.seqio_mixtures.register(mixture, names, rate)
-    weights = np.asarray(rate(np.array([12, 30, 5])))
-    expected = dict(zip(names, (weights / weights.sum()).tolist(), strict=True))
-    assert data.seqio_mixtures.shares(mixture) == pytest.approx(expected)
-    found = data.seqio.MixtureRegistry.get(mixture)
-    assert all(callable(one) for one in found.rate_per_task_name.values())
-
-
-@pytest.mark.parametrize("limit", [None, 10])
-@pytest.mark.parametrize(
-    "name, rate",
-    {
-        "uniform": rates.uniform,
-        "proportional": rates.proportional,
-        "capped": functools.partial(rates.capped, limit=8),
-        "temperature": functools.partial(rates.temperature, temperature=3.0),
-        "categories": PerCategory(),
-        "large_categories": PerCategory(between=rates.proportional, within=rates.uniform),
-    }.items(),
-)
-def test_a_mixture_gives_the_shares_of_the_sampler(
-    data: types.SimpleNamespace,
-    tasks: list[TaskSpec],
-    preprocessing: Preprocessing,
-    tokenizer: tokenizers.Tokenizer,
-    name: str,
-    rate: Rates,
-    limit: int | None,
-) -> None:
-    specs = [*tasks[:2], dataclasses.replace(tasks[2], category="Other")]
-    names = data.seqio_tasks.register(specs, preprocessing, tokenizer, prefix="sampled")
-    mixture = data.seqio_mixtures.register(f"sampled_{name}_{limit}", names, rate, limit=limit)
-    sizes = np.minimum([12, 30, 5], limit or 30)
-    sampler = Sampler(sizes, rate, batch_size=1, seed=0, categories=["Toy", "Toy", "Other"])
-    assert list(data.seqio_mixtures.shares(mixture).values()) == pytest.approx(sampler.shares.tolist(), rel=1e-12)
-
-
-def test_a_mixture_shares_draws_between_categories(
-    data: types.SimpleNamespace, tasks: list[TaskSpec], preprocessing: Preprocessing, tokenizer: tokenizers.Tokenizer
-) -> None:
-    specs = [*tasks[:2], dataclasses.replace(tasks[2], category="Other")]
-    names = data.seqio_tasks.register(specs, preprocessing, tokenizer, prefix="halves")
-    data.seqio_mixtures.register("halves", names, PerCategory(), limit=20)
-    # Each category has a half; the first one's tasks have 12 and, limited, 20 examples.
-    assert list(data.seqio_mixtures.shares("halves").values()) == pytest.approx([12 / 64, 20 / 64, 0.5])
 
 
 def test_registering_again_is_fine_only_if_nothing_changed(

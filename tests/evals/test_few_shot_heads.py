@@ -2,16 +2,11 @@
 
 import dataclasses
 import json
-import pathlib
-import sys
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "feed"))  # for roberta_like
-
 from roberta_like import roberta_like
 
 from jaxmtl.evals import few_shot_heads

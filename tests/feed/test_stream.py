@@ -130,7 +130,7 @@ def test_other_hosts_go_on_with_the_rows_that_were_chosen_for_the_first_ones(sto
     again = train_stream(store, **short)
     again.restore(alone.state())
     assert again.state() == alone.state()
-    with pytest.raises(InputError, match="taken with other rows"):
+    with pytest.raises(InputError, match="taken with other batch sizes"):
         other.restore({**parts[0].state(), "multiple": 1})
     with pytest.raises(InputError, match="cannot be shared by 5 hosts"):
         train_stream(store, host_index=0, num_hosts=5, **short).restore(parts[0].state())
