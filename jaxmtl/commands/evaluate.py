@@ -46,8 +46,8 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     if config is None:
         raise UsageError("evaluate needs gin files: --gin_file=runs/evaluate.gin --gin.CHECKPOINT=... --gin.STORE=...")
     keep_freed_memory()
-    scores = config.configured(evaluate)(config_hash=config.hash(), operative_text=config.operative)
-    print(config.configured(tables)(scores))
+    show = config.configured(tables)  # a gin file that does not bind it is refused now
+    print(show(config.configured(evaluate)(config_hash=config.hash(), operative_text=config.operative)))
     return 0
 
 

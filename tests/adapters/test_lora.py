@@ -215,7 +215,7 @@ def test_rank_stabilised_scale():
         (dict(rank=0), InputError, "rank 0"),
         (dict(alpha=0.0), InputError, "alpha 0.0"),
         (dict(dropout=1.0), InputError, "dropout of adapters is 1.0"),
-        (dict(scaling="rslora"), UnknownNameError, "closest: rank_stabilised"),
+        (dict(scaling="rslora"), UnknownNameError, "rank_stabilised"),
         (dict(targets="encoder/attention/quary"), UnknownNameError, "encoder/attention/query"),
         (dict(targets="(query"), InputError, "no regular expression"),
         (dict(targets=()), InputError, "no target for adapters"),

@@ -260,7 +260,7 @@ def test_states_of_other_streams_are_refused(store: TokenStore) -> None:
         "window": {"window": 5},
         "seed": {"seed": 4},
         "batch_size": {"batch_size": 4, "layout": lambda *_, **__: stream(store).layout},
-        "rows": {"batch_size": 4},
+        "batch sizes": {"batch_size": 4},
         "mode": {"sampler": PooledSampler},
         "tasks": {"tasks": ["a"]},
         "examples": {"limit": 5},

@@ -115,7 +115,7 @@ def test_bad_rows_are_input_errors(tokenizer: tokenizers.Tokenizer, tmp_path: pa
         "instruction ids from 80 to 80": dataclasses.replace(rows(1), instructions=[[80]]),
         "no Unicode text": dataclasses.replace(rows(1), references=[["a", "\ud800"]]),
         "reference or choice is no Unicode text": dataclasses.replace(rows(1), choices=[["\ud800"]]),
-        "[[]1, 2[]] ids, references, inputs": dataclasses.replace(rows(2), choices=[["a"]]),
+        r"\[1, 2\] ids, references, inputs": dataclasses.replace(rows(2), choices=[["a"]]),
         "expected as many of each": dataclasses.replace(rows(2), references=[["a"]]),
     }
     with StoreWriter(tmp_path / "store", tokenizer, {}) as writer:
