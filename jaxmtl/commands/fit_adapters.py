@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxmtl.host_memory import keep_freed_memory
-from jaxmtl.types import InputError
+from jaxmtl.types import InputError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
       0.
     """
     if config is None:
-        raise InputError("fit_adapters needs gin files: --gin_file=models/pretrained.gin --gin_file=runs/teachers.gin")
+        raise UsageError("fit_adapters needs gin files: --gin_file=models/pretrained.gin --gin_file=runs/teachers.gin")
     keep_freed_memory()
     fits = config.configured(fit)(operative_text=config.operative)
     print(table(fits))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from jaxmtl.weights import Pretrained
 
 HELP = "compare a hypernetwork's answers with the plain model's on a local page"
+LOOPBACK = ("127.0.0.1", "localhost")
 MOST_BYTES, MOST_INPUTS, MOST_KEPT = 1 << 20, 64, 16
 """Of a request; inputs of a request; instructions that are kept, each of which takes the memory of a prompt."""
 NAMES = ("base", "concatenated", "generated")
@@ -183,10 +184,10 @@ def make_server(playground: Playground, host: str, port: int) -> http.server.Thr
             # Pages of other sites may not send JSON here, nor may names that only now point to this machine.
             if self.path != "/predict" or self.headers.get_content_type() != "application/json":
                 raise InputError("expected POST /predict with the content type application/json")
-            if host == "127.0.0.1" and self.headers.get("Host", "").partition(":")[0] not in ("127.0.0.1", "localhost"):
+            if host in LOOPBACK and self.headers.get("Host", "").partition(":")[0] not in LOOPBACK:
                 raise InputError("this page is for this machine only; open it as 127.0.0.1")
             size = self.headers.get("Content-Length", "")
-            if not size.isdigit() or int(size) > MOST_BYTES:
+            if not size.isdecimal() or int(size) > MOST_BYTES:
                 raise InputError(f"expected at most {MOST_BYTES} bytes of JSON")
             try:
                 return json.loads(self.rfile.read(int(size)))

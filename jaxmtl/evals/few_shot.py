@@ -100,7 +100,7 @@ def evaluate(
     names = store.task_names(split) if tasks is None else list(tasks)
     if getattr(pretrained.config, "heads", ()):
         raise InputError("this model has heads and writes no texts: fit its heads, with runs/few_shot_heads.gin")
-    check(pretrained, store, run_dir, split, few_shot.settings)
+    check(pretrained, store, run_dir, split, few_shot)
     announce(store, split, names, few_shot.settings, progress)
     found = {}
     # One setting after the other: what is finished survives a stop, and hundreds of tasks fill a device anyway.
@@ -116,9 +116,7 @@ def evaluate(
     return found
 
 
-def check(
-    pretrained: Pretrained, store: TokenStore, run_dir: pathlib.Path, split: str, settings: Sequence[Setting]
-) -> None:
+def check(pretrained: Pretrained, store: TokenStore, run_dir: pathlib.Path, split: str, few_shot: FewShot) -> None:
     """Finds out before the first fit what scoring would refuse behind it.
 
     Args:
@@ -126,16 +124,22 @@ def check(
       store: the tokenised examples.
       run_dir: where the settings' folders are.
       split: the split that is scored.
-      settings: the settings.
+      few_shot: which examples, and how long.
 
     Raises:
-      InputError: if there are several processes, the store has another vocabulary, or a setting's folder holds results
-        of another split.
+      InputError: if there are several processes, the store has another vocabulary, a split would be learnt and also
+        held out or scored, or a setting's folder holds results of another split.
     """
     if jax.process_count() > 1:
         raise InputError(f"few-shot fits run in one process, on all its devices; here are {jax.process_count()}")
     check_reads(pretrained.config, pretrained.tokenizer, store)
-    for setting in settings:
+    splits = [name for name in (split, few_shot.split, few_shot.held.split) if name is not None]
+    if len(set(splits)) < len(splits):
+        raise InputError(
+            f"examples are learnt from {few_shot.split!r} (FEW_SHOT_SPLIT), held out from {few_shot.held.split!r} "
+            f"(HELD_SPLIT) and scored in {split!r} (SPLIT); give different splits, or scores would flatter"
+        )
+    for setting in few_shot.settings:
         files.check_split(run_dir / setting.label, split)
 
 
@@ -279,7 +283,9 @@ def key_of(
     Returns:
       Hexadecimal digits.
     """
-    schedule = dict(epochs=few_shot.schedule.epochs, batch_size=few_shot.schedule.batch_size)
+    schedule: dict[str, Any] = dict(epochs=few_shot.schedule.epochs, batch_size=few_shot.schedule.batch_size)
+    if few_shot.schedule.steps is not None:
+        schedule["steps"] = few_shot.schedule.steps
     if few_shot.held != NOTHING_HELD:
         split = few_shot.held.split
         others = None if split is None else store.entry(name, split).sha256

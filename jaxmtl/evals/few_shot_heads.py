@@ -72,7 +72,7 @@ def evaluate(
         raise InputError("heads are fitted on an encoder such as RoBERTa, on one device; give one, and no MESH")
     if any(setting.shots == 0 for setting in few_shot.settings):
         raise InputError("a setting has 0 shots; a head that has learnt nothing answers by chance: leave it out")
-    check(pretrained, store, run_dir, split, few_shot.settings)
+    check(pretrained, store, run_dir, split, few_shot)
     names = store.task_names(split) if tasks is None else list(tasks)
     announce(store, split, names, few_shot.settings, progress)
     found: dict[str, Scores] = {}

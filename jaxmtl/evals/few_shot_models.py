@@ -62,7 +62,7 @@ def evaluate(
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     if getattr(pretrained.config, "heads", ()) or mesh_of(pretrained.params) is not None:
         raise InputError("whole models are fitted to texts, on one device; give a model without heads, and no MESH")
-    check(pretrained, store, run_dir, split, few_shot.settings)
+    check(pretrained, store, run_dir, split, few_shot)
     names = store.task_names(split) if tasks is None else list(tasks)
     announce(store, split, names, few_shot.settings, progress)
     found: dict[str, Scores] = {}

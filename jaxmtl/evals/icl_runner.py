@@ -124,19 +124,28 @@ def evaluate(
         files.check_split(run_dir / setting.label, split)
         for name in chosen:
             _shown(store, split, shown_split, name, setting)  # finds out now what would be too few
-            count = min(store.entry(name, split).num_examples, max_examples or store.entry(name, split).num_examples)
-            tell(progress, TaskState(task=name, category=setting.label, n=count))
+            count = store.entry(name, split).num_examples
+            tell(progress, TaskState(task=name, category=setting.label, n=min(count, max_examples or count)))
     found = {}
     for setting in how:
-        way = Ranking(
-            measure=functools.partial(_measured, store, split, shown_split, setting, form, batch_size),
-            described={**dataclasses.asdict(setting), "form": dataclasses.asdict(form), "shown": shown_split},
-            task_identity=functools.partial(_identity, store, shown_split),
-        )
+        way = _way(store, split, shown_split, setting, form, batch_size)
         own = dataclasses.replace(labels, run=f"{labels.run}/{setting.label}", seed=setting.seed)
-        options: dict[str, Any] = dict(tasks=chosen, labels=own, max_examples=max_examples, chunk_size=1)
-        options["progress"] = Within(progress, setting.label)
+        told = Within(progress, setting.label)
+        options: dict[str, Any] = dict(tasks=chosen, labels=own, max_examples=max_examples, chunk_size=1, progress=told)
         found[setting] = run_tasks(pretrained, store, split, run_dir / setting.label, way, **options)
+    return _named(found)
+
+
+def _way(store: TokenStore, split: str, shown_split: str, setting: Setting, form: Format, batch_size: int) -> Ranking:
+    return Ranking(
+        measure=functools.partial(_measured, store, split, shown_split, setting, form, batch_size),
+        described={**dataclasses.asdict(setting), "form": dataclasses.asdict(form), "shown": shown_split},
+        task_identity=functools.partial(_identity, store, shown_split),
+    )
+
+
+def _named(found: Mapping[Setting, Mapping[str, Scores]]) -> dict[str, Scores]:
+    """Puts the scores of all settings together, with the setting as category."""
     return {
         f"{setting.label} {name}": dataclasses.replace(one, category=setting.label)
         for setting, scores in found.items()

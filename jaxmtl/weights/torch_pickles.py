@@ -63,7 +63,7 @@ class PickleFolder:
     def read(self, name: str) -> np.ndarray:
         """Reads one tensor; bfloat16 comes as `ml_dtypes.bfloat16`."""
         import ml_dtypes
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  (who has such tensors has it)
 
         tensor = self._tensors[name].detach()
         if str(tensor.dtype) == BFLOAT16:  # numpy has no such type of its own
@@ -74,7 +74,7 @@ class PickleFolder:
 def _torch(folder: pathlib.Path) -> ModuleType:
     advice = "or save the model again as safetensors (transformers does)"
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]  (who has such tensors has it)
     except ImportError as error:
         raise InputError(
             f"{folder}: holds its weights as .bin files only, which are pickles: torch's weights-only loader reads "
