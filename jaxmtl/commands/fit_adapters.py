@@ -233,7 +233,7 @@ def table(fits: Mapping[str, Mapping[str, Any]]) -> str:
       fits: what `fit` returned.
     """
     lines = [f"{'group':<40}{'n':>8}{'first loss':>12}{'last loss':>12}"]
-    losses = lambda one: "".join(f"{value:>12.3f}" for value in (one["first_loss"], one["last_loss"]))
+    losses = lambda one: "".join(f"{one.get(name, float('nan')):>12.3f}" for name in ("first_loss", "last_loss"))
     lines += [f"{name:<40}{one['num_examples']:>8}{losses(one)}" for name, one in sorted(fits.items())]
     return "\n".join(lines)
 
@@ -259,6 +259,19 @@ def _write(path: pathlib.Path, fits: Mapping[str, Any]) -> None:
     from jaxmtl.files import write_whole
 
     write_whole(path, json.dumps(dict(fits=fits), indent=1) + "\n")
+
+
+def finished(run_dir: str | os.PathLike) -> set[str] | None:
+    """Lists the folders of adapters that are whole.
+
+    Args:
+      run_dir: where adapters are.
+
+    Returns:
+      Their names; None if `fit` did not make them.
+    """
+    path = pathlib.Path(run_dir) / FITS
+    return {folder_of(name) for name in _read(path)} if path.exists() else None
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:

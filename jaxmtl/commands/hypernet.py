@@ -1,10 +1,13 @@
 """What gin files put together to train a hypernetwork on a token store with instructions."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxmtl.types import InputError
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -213,7 +216,7 @@ def taught_loss(
     """
     from jaxmtl.adapters.distill import scored_distance
     from jaxmtl.commands.adapter_folders import AdapterFolders
-    from jaxmtl.commands.fit_adapters import folder_of
+    from jaxmtl.commands.fit_adapters import finished, folder_of
     from jaxmtl.training.hyper_objective import InstructedLoss
     from jaxmtl.training.teachers import task_adapters
     from jaxmtl.weights import load_pretrained
@@ -222,7 +225,14 @@ def taught_loss(
         return InstructedLoss(**options)
     folders = AdapterFolders(teachers, load_pretrained(path))
     groups = [folder_of(group(name, store.entry(name, split).category)) for name in names]
-    adapters = {one: folders[one] for one in sorted(set(groups)) if one in folders}
+    whole = finished(teachers)
+    there = [one for one in sorted(set(groups)) if one in folders and (whole is None or one in whole)]
+    if len(there) < len(set(groups)):
+        alone = sorted(set(groups) - set(there))
+        _log.warning(
+            "%s: %d of %d groups have no teacher: %s", teachers, len(alone), len(set(groups)), ", ".join(alone)
+        )
+    adapters = {one: folders[one] for one in there}
     found = task_adapters(adapters, groups)
     own: Any = scored_distance(list(adapters.values())) if distance == "scored" else distance
     return InstructedLoss(

@@ -44,6 +44,7 @@ def evaluate(
     optimizer: Optimizer = ADAMW,
     score: Callable[..., dict[str, Scores]] = answer_runner.evaluate,
     tasks: Sequence[str] | None = None,
+    adapters: None = None,
     labels: Labels | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Scores]:
@@ -58,6 +59,7 @@ def evaluate(
       optimizer: turns gradients into updates.
       score: scores one setting: `answer_runner.evaluate` with its options bound.
       tasks: names of tasks; all tasks of the split if None.
+      adapters: refused: fits begin with the plain model.
       labels: what the records say about the run; the setting is added to its name.
       progress: told what is done.
 
@@ -72,6 +74,8 @@ def evaluate(
         raise InputError("heads are fitted on an encoder such as RoBERTa, on one device; give one, and no MESH")
     if any(setting.shots == 0 for setting in few_shot.settings):
         raise InputError("a setting has 0 shots; a head that has learnt nothing answers by chance: leave it out")
+    if adapters is not None:
+        raise InputError("few-shot fits begin with the plain model; give no ADAPTER, or merge it into a checkpoint")
     check(pretrained, store, run_dir, split, few_shot)
     names = store.task_names(split) if tasks is None else list(tasks)
     announce(store, split, names, few_shot.settings, progress)
@@ -101,7 +105,7 @@ def _model(
     keys = {name: key_of(pretrained, store, name, few_shot, setting, made_of) for name in names}
     kept = read_fits(folder / FITS)
     if {name: entry.get("key") for name, entry in kept.items()} == keys:
-        return load_pretrained(folder / MODEL)
+        return load_pretrained(folder / MODEL, dtype=pretrained.config.dtype)
     heads = tuple(_head(store, name, few_shot.split) for name in names)
     leaves, entries = {}, {}
     for kind in sorted({head.kind for head in heads}):
@@ -120,7 +124,8 @@ def _model(
     write_fits(folder / FITS, {})
     save_pretrained(folder / MODEL, model)
     write_fits(folder / FITS, entries)
-    return model
+    # Read again, so that what is scored is the same as after a restart.
+    return load_pretrained(folder / MODEL, dtype=pretrained.config.dtype)
 
 
 def _head(store: TokenStore, name: str, split: str) -> Head:

@@ -36,6 +36,7 @@ def evaluate(
     optimizer: Optimizer = ADAMW,
     score: Callable[..., dict[str, Scores]] = runner.evaluate,
     tasks: Sequence[str] | None = None,
+    adapters: None = None,
     labels: Labels | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Scores]:
@@ -50,6 +51,7 @@ def evaluate(
       optimizer: turns gradients into updates.
       score: scores one model: `runner.evaluate` with its options bound.
       tasks: names of tasks; all tasks of the split if None.
+      adapters: refused: fits begin with the plain model.
       labels: what the records say about the run; setting and task are added to its name.
       progress: told what is done.
 
@@ -62,6 +64,8 @@ def evaluate(
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     if getattr(pretrained.config, "heads", ()) or mesh_of(pretrained.params) is not None:
         raise InputError("whole models are fitted to texts, on one device; give a model without heads, and no MESH")
+    if adapters is not None:
+        raise InputError("few-shot fits begin with the plain model; give no ADAPTER, or merge it into a checkpoint")
     check(pretrained, store, run_dir, split, few_shot)
     names = store.task_names(split) if tasks is None else list(tasks)
     announce(store, split, names, few_shot.settings, progress)
@@ -98,16 +102,16 @@ def _models(
     missing = [name for name in names if kept.get(name, {}).get("key") != keys[name]]
     for name in names:
         if name not in missing:
-            yield name, load_pretrained(folder / name / MODEL)
+            yield name, load_pretrained(folder / name / MODEL, dtype=pretrained.config.dtype)
     fits = [fit_of(store, name, few_shot, setting) for name in missing]
     options: dict[str, Any] = dict(optimizer=optimizer, progress=progress)
     fitted = fit_each(pretrained.module, pretrained.params, fits, WholeTuning(), few_shot.schedule, **options)
     for number, one in fitted:
         name = fits[number].name
-        model = dataclasses.replace(pretrained, params=one.learnt)
         if kept.pop(name, None) is not None:  # what it names is replaced
             write_fits(folder / FITS, kept)
-        save_pretrained(folder / name / MODEL, model)
+        save_pretrained(folder / name / MODEL, dataclasses.replace(pretrained, params=one.learnt))
         kept[name] = described(keys[name], fits[number], one)
         write_fits(folder / FITS, kept)
-        yield name, model
+        # Read again, so that what is scored is the same as after a restart.
+        yield name, load_pretrained(folder / name / MODEL, dtype=pretrained.config.dtype)

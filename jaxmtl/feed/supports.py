@@ -153,11 +153,12 @@ class SupportStream:
         self._lengths = [(writing.most(*pair), pair[1]) for pair in longest]
         sources, targets = (np.array(column) for column in zip(*self._lengths, strict=True))
         self._shapes = cheapest_shapes(sources, targets, num_shapes=num_shapes, cost=cost)
+        special = writing.form.query_special_tokens
         self._identity: dict[str, Any] = {
             **rows.identity(),
             "supports": num_supports,
             "queries": num_queries,
-            "written": [writing.before, writing.between, writing.query, list(writing.room)],
+            "written": [writing.before, writing.between, writing.query, list(writing.room), special],
             "seed": seed,
         }
         self._step = 0
