@@ -124,7 +124,9 @@ def shared_stream(store: "TokenStore", *, make_stream: Callable[..., Any], **opt
             f"token store {store.folder} has no instructions; cache with tasks/with_instructions.gin, or text with "
             "OBJECTIVE=@text_objectives.Segmentation()"
         )
-    return stream if options["num_hosts"] > 1 else SharedInstructions(stream, multiple=options["multiple"])
+    if options.get("num_hosts", 1) > 1:
+        return stream
+    return SharedInstructions(stream, multiple=options.get("multiple") or 1)
 
 
 def numbered_stream(store: "TokenStore", *, make_stream: Callable[..., Any], **options: Any) -> "NumberedTasks":

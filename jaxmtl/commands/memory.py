@@ -168,12 +168,14 @@ def _multiple(plan: "Plan", num_microbatches: int) -> int:
 
 def _largest_shape(make_stream: Any, store: "TokenStore", module: Any, multiple: int) -> "BatchShape":
     """Returns the shape with the most tokens among those that a training on the store would compile."""
+    from jaxmtl.feed.preview import check_rows
     from jaxmtl.models import flops
     from jaxmtl.training.planning import BatchShape
 
     stream = make_stream(store, cost=functools.partial(flops.forward, module.config), multiple=multiple)
     shapes = []
     for part, _ in stream.parts(1).values():
+        check_rows(part)
         found = part.layout.identity()
         for rows, (source, target) in zip(found["rows"], found["shapes"], strict=True):
             of_examples = {name: found[name] for name in ("slots", "longest") if name in found}

@@ -95,10 +95,12 @@ def preview(
     config = module.config  # type: ignore[attr-defined]  (modules of jaxmtl have one)
     check_reads(config, tokenizer, store)
     cost = functools.partial(flops.forward, config)
-    stream = make_stream(store, cost=cost, multiple=multiple)
+    parts = make_stream(store, cost=cost, multiple=multiple).parts(num_steps)
+    for part, _ in parts.values():
+        ahead.check_rows(part)
     return {
         name: ahead.preview(cast("Stream", part), steps, cost=cost, layouts=layouts, multiple=multiple)
-        for name, (part, steps) in stream.parts(num_steps).items()
+        for name, (part, steps) in parts.items()
         if steps
     }
 

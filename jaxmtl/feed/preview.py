@@ -143,6 +143,19 @@ def preview(
     )
 
 
+def check_rows(part: object) -> None:
+    """Refuses a stream that is no mixture of rows, such as one of supports and queries.
+
+    Args:
+      part: one of `Stream.parts`.
+
+    Raises:
+      InputError: if it is another kind of stream.
+    """
+    if not isinstance(part, Stream):
+        raise InputError(f"a {type(part).__name__} cannot be looked at ahead, only streams that draw rows of a mixture")
+
+
 def expected_shares(sampler: AnySampler, num_steps: int) -> np.ndarray:
     """Averages the shares of some steps, without losses.
 

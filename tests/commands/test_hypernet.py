@@ -152,6 +152,12 @@ def test_folders_of_groups_are_safe_and_their_own(instructed_store):
         fit_adapters.grouped(store, "train", lambda name, category: "a/b" if name == names[0] else "a:b")
 
 
+def test_adapters_count_only_once_they_are_whole(tmp_path):
+    assert fit_adapters.finished(tmp_path) is None, "other people's PEFT folders have no such file"
+    (tmp_path / "fits.json").write_text(json.dumps({"fits": {"a/b": {"key": "x"}, "broken": 3}}))
+    assert fit_adapters.finished(tmp_path) == {"a_b"}
+
+
 def test_without_teachers_or_weights_only_targets_count(instructed_store):
     store = TokenStore(instructed_store)
     options = dict(store=store, names=store.task_names("train"), path="nowhere", group=fit_adapters.category)

@@ -95,6 +95,10 @@ def test_what_cannot_be_done_is_refused(pretrained, store, tmp_path):
         run(pretrained, store, tmp_path, dataclasses.replace(HOW, settings=settings(shots=(9,))))
     with pytest.raises(UnknownNameError, match="fewshot"):
         run(pretrained, store, tmp_path, dataclasses.replace(HOW, split="fewshot"))
+    for learnt, held in (("test", None), ("validation", "test"), ("validation", "validation")):
+        with pytest.raises(InputError, match="give different splits, or scores would flatter"):
+            how = dataclasses.replace(HOW, split=learnt, held=Held(split=held) if held else HOW.held)
+            run(pretrained, store, tmp_path, how)
     with pytest.raises(InputError, match="give no ADAPTER"):
         run(pretrained, store, tmp_path, adapters="adapters")
     assert not (tmp_path / FITTED).exists()

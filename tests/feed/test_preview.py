@@ -150,3 +150,8 @@ def test_rows_that_fill_no_batch_cost_nothing_that_is_known() -> None:
 def test_a_preview_of_no_steps_is_refused(store: TokenStore) -> None:
     with pytest.raises(InputError, match="preview of 0 steps"):
         look(stream_of(store), 0)
+
+
+def test_only_streams_of_rows_can_be_looked_at_ahead():
+    with pytest.raises(InputError, match="a object cannot be looked at ahead"):
+        ahead.check_rows(object())
