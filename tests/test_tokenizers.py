@@ -82,6 +82,7 @@ def test_training_twice_gives_the_same_vocabulary(toy: tokenizers.Tokenizer, tmp
     assert (tmp_path / "other.model").read_bytes() == toy.source.read_bytes()
 
 
+@pytest.mark.long
 def test_long_texts_take_part_in_training(tmp_path: pathlib.Path) -> None:
     long = " ".join(["zq"] * 5000)
     trained = tokenizers.train_sentencepiece([*CORPUS, long], tmp_path / "x.model", 100, 0)

@@ -182,6 +182,7 @@ def test_an_instruction_read_once_costs_less_than_one_read_always(tmp_path):
     assert 0 < ours < theirs
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not pathlib.Path("/proc/self/clear_refs").exists(), reason="only Linux tells peaks of memory")
 def test_loading_holds_no_second_copy(tmp_path):
     load = importlib.import_module("load")

@@ -47,7 +47,9 @@ def make_pretrained(family):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", MODULES)
+@pytest.mark.parametrize(
+    "family", ["t5", *(pytest.param(name, marks=pytest.mark.long) for name in MODULES if name != "t5")]
+)
 def test_texts_of_one_row_are_those_of_sixteen(family, method):
     pretrained, rng = make_pretrained(family), np.random.default_rng(1)
     # Of one length when padded, so that little is compiled.

@@ -171,6 +171,7 @@ def test_scores_are_the_same_on_a_mesh(pretrained):
         np.testing.assert_allclose(one, other, rtol=TOLERANCE)
 
 
+@pytest.mark.long
 def test_bart_fuses_too(pretrained):
     sizes = dict(embed_dim=16, num_heads=2, mlp_dim=24, num_encoder_layers=1, num_decoder_layers=1, max_positions=32)
     config = BARTConfig(vocab_size=70, **sizes)

@@ -96,7 +96,8 @@ HOLDING = [holding(make_fit(4, 6, 3e-2), 5, 4), make_fit(6, 5), holding(make_fit
 STOPPING = dataclasses.replace(SCHEDULE, epochs=9, patience=2, num_shapes=1)
 
 
-@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.3, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_fits_stop_together_as_they_do_alone_and_their_neighbours_go_on(params, dropout):
     lora = dataclasses.replace(LORA, dropout=dropout)
     together = fit_all(MODULE, params, HOLDING, lora, STOPPING)
@@ -184,6 +185,7 @@ def test_the_gradient_is_the_mean_over_the_batchs_target_tokens(params):
     np.testing.assert_allclose(found.losses, [total / count], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_whole_models_follow_the_gradient_of_all_parameters(params):
     """Two steps of plain AdamW, written out with optax on the mean loss over the target tokens of all rows."""
     fits = [make_fit(0, 5), make_fit(2, 7)]

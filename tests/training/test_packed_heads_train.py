@@ -72,7 +72,7 @@ def test_each_example_weighs_the_same(plain):
 @pytest.mark.parametrize(
     "options",
     [
-        dict(num_microbatches=2),
+        pytest.param(dict(num_microbatches=2), marks=pytest.mark.long),
         pytest.param(dict(num_microbatches=2, data=2, fsdp=1, tensor=1), marks=pytest.mark.long),
         pytest.param(dict(data=2, fsdp=2, tensor=2), marks=pytest.mark.long),
     ],
