@@ -31,6 +31,13 @@ hypothesis.settings.register_profile("jaxmtl", deadline=None)
 hypothesis.settings.load_profile("jaxmtl")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Every compiled program takes memory maps, and a process that has too many of them dies."""
+    yield
+    jax.clear_caches()
+
+
 def pytest_collection_modifyitems(items):
     if REAL_DATA.is_dir():
         return
