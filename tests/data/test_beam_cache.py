@@ -178,5 +178,5 @@ def test_bad_options_are_one_line_errors(capsys: pytest.CaptureFixture[str]) -> 
         with pytest.raises(InputError, match=message):
             cache_command.beam_options(runner, words)
     assert cache_command.beam_options("direct", "--direct_num_workers=2")[-1] == "--direct_num_workers=2"
-    assert main(["cache", "--gin_file=tasks/toy.gin", "--gin.STORE=s", "--gin.VOCABULARY=v", "--beam_options=x"]) == 1
+    assert main(["cache", "--gin_file=tasks/toy.gin", "--gin.STORE=s", "--gin.VOCABULARY=v", "--beam_options=x"]) == 2
     assert "without --runner" in capsys.readouterr().err
