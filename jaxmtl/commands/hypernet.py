@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from jaxmtl.adapters.hyper_config import HyperConfig
     from jaxmtl.adapters.hyper_model import HyperModel
+    from jaxmtl.commands.adapter_folders import AdapterFolders
     from jaxmtl.commands.train import Parts
     from jaxmtl.feed.instructions import NumberedTasks
     from jaxmtl.feed.store import TokenStore
@@ -218,7 +219,7 @@ def taught_loss(
     """
     from jaxmtl.adapters.distill import scored_distance
     from jaxmtl.commands.adapter_folders import AdapterFolders
-    from jaxmtl.commands.fit_adapters import finished, folder_of
+    from jaxmtl.commands.fit_adapters import folder_of
     from jaxmtl.training.hyper_objective import InstructedLoss
     from jaxmtl.training.teachers import task_adapters
     from jaxmtl.weights import load_pretrained
@@ -227,13 +228,7 @@ def taught_loss(
         return InstructedLoss(**options)
     folders = AdapterFolders(teachers, load_pretrained(path))
     groups = [folder_of(group(name, store.entry(name, split).category)) for name in names]
-    whole = finished(teachers)
-    there = [one for one in sorted(set(groups)) if one in folders and (whole is None or one in whole)]
-    if len(there) < len(set(groups)):
-        alone = sorted(set(groups) - set(there))
-        _log.warning(
-            "%s: %d of %d groups have no teacher: %s", teachers, len(alone), len(set(groups)), ", ".join(alone)
-        )
+    there = _covered(teachers, folders, groups)
     adapters = {one: folders[one] for one in there}
     found = task_adapters(adapters, groups)
     own: Any = scored_distance(list(adapters.values())) if distance == "scored" else distance
@@ -245,6 +240,17 @@ def taught_loss(
         distance=own,
         **options,
     )
+
+
+def _covered(teachers: str | os.PathLike, folders: "AdapterFolders", groups: Sequence[str]) -> list[str]:
+    """Returns the groups whose teacher is whole, and names the others in the log."""
+    from jaxmtl.commands.fit_adapters import finished
+
+    whole, asked = finished(teachers), sorted(set(groups))
+    there = [one for one in asked if one in folders and (whole is None or one in whole)]
+    if alone := [one for one in asked if one not in there]:
+        _log.warning("%s: %d of %d groups have no teacher: %s", teachers, len(alone), len(asked), ", ".join(alone))
+    return there
 
 
 def model_teacher(adapters: "TaskAdapters", *, path: str) -> "Teacher":
