@@ -81,7 +81,7 @@ def test_demonstrations_are_shown_in_every_setting(choices, tmp_path, capsys):
 @pytest.mark.long
 def test_adapters_are_fitted_and_ranked(choices, tmp_path):
     few = ["--gin_file=runs/few_shot.gin", "--gin.SHOTS=(0, 4)", "--gin.EPOCHS=30", "--gin.LEARNING_RATES=(3e-2,)"]
-    assert rank(choices, tmp_path, *few, "--gin.SPLIT='fewshot'", "--gin.RANK=2") == 0
+    assert rank(choices, tmp_path, *few, "--gin.RANK=2") == 0
     read = lambda label: json.loads((tmp_path / label / "scores.json").read_text())["tasks"]
     plain, fitted = (read(f"{shots}-shots_seed-0_rate-0.03") for shots in (0, 4))
     assert all(fitted[task]["nll"] < plain[task]["nll"] - 0.5 for task in TASKS)
