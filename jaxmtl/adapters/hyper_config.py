@@ -173,7 +173,7 @@ class HyperConfig:
 
     Attributes:
       encoder: a key of `ENCODERS`.
-      num_tasks: rows of the table of a learned encoder.
+      tasks: names of the tasks of a learned encoder, one row of its table for each.
       pooling: from an instruction's states to a vector, of each slot or of all.
       identity: a key of `IDENTITIES`.
       slot_stddev: spread of the slots' vectors at the start; None is 1 by the root of their width.
@@ -191,7 +191,7 @@ class HyperConfig:
     """
 
     encoder: str = "shared"
-    num_tasks: int = 0
+    tasks: Sequence[str] = ()
     pooling: Pooling = AttentionPooling()
     identity: str = "add"
     slot_stddev: float | None = 1.0
@@ -203,6 +203,7 @@ class HyperConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", tuple(self.outputs))
+        object.__setattr__(self, "tasks", tuple(self.tasks))
         names = dict(encoder=ENCODERS, identity=IDENTITIES, fusion=FUSIONS, memory=MEMORIES, base=TRAINED)
         for name, known in names.items():
             if getattr(self, name) not in known:
@@ -224,7 +225,7 @@ def _conflicts(config: HyperConfig) -> Sequence[tuple[bool, str]]:
         (not kinds and config.fusion == "none" and config.memory == "input", "it changes nothing; give it outputs"),
         (len(set(kinds)) < len(kinds), f"outputs {[kind.__name__ for kind in kinds]}; expected each kind once"),
         (config.identity == "query" and not has_slots, "identity 'query' needs a pooling of slots, such as attention"),
-        (config.encoder == "learned" and config.num_tasks < 1, "a learned encoder needs num_tasks"),
+        (config.encoder == "learned" and not config.tasks, "a learned encoder needs the names of its tasks"),
         (
             config.encoder == "learned" and isinstance(config.pooling, TagiCodePooling),
             "TagiCodePooling reads an encoder's first layer, which learned vectors do not have",

@@ -48,7 +48,7 @@ class HyperModel(nn.Module):
                 config.num_encoder_layers, config.embed_dim, config.num_heads, config.head_dim, hyper.fusion
             )
         if hyper.encoder == "learned":
-            self.tasks = nn.Embed(hyper.num_tasks, config.embed_dim)
+            self.tasks = nn.Embed(len(hyper.tasks), config.embed_dim)
 
     @property
     def config(self) -> Any:

@@ -1,6 +1,6 @@
 """The published methods as configs of one hypernetwork."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxmtl.adapters.hyper_config import (
@@ -76,22 +76,20 @@ def hypter(**overrides: Any) -> HyperConfig:
     return _preset(overrides, generator=generator, outputs=outputs, base="all", **choices)
 
 
-def text_to_lora(*, num_tasks: int, **overrides: Any) -> HyperConfig:
+def text_to_lora(*, tasks: Sequence[str], **overrides: Any) -> HyperConfig:
     """Text-to-LoRA's hypernetwork with a learned vector for each task, for decoder-only models.
 
     Slots' vectors are added where the original concatenates embeddings of depth and type, and each type of output has a
     trunk of its own.
 
     Args:
-      num_tasks: how many tasks there are.
+      tasks: their names.
       **overrides: as in `tagi`.
 
     Source: methods 1.11.
     """
     generator = GeneratorConfig(sharing="component", hidden=512, blocks=2, activation="silu", dropout=0.05)
-    choices: dict[str, Any] = dict(
-        encoder="learned", pooling=MeanPooling(), fusion="none", memory="input", num_tasks=num_tasks
-    )
+    choices: dict[str, Any] = dict(encoder="learned", pooling=MeanPooling(), fusion="none", memory="input", tasks=tasks)
     outputs = (LoRA(rank=8, alpha=16.0),)
     return _preset(overrides, generator=generator, outputs=outputs, **choices)
 

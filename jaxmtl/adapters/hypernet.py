@@ -1,4 +1,4 @@
-"""A trained hypernetwork in use: instructions as text in, adapters out, each instruction read once."""
+"""A trained hypernetwork in use: instructions as text, or names of learned tasks in; adapters out, each read once."""
 
 import dataclasses
 import functools
@@ -16,7 +16,7 @@ from jaxmtl.adapters.lora import Adapter
 from jaxmtl.feed.tokenise import cut
 from jaxmtl.models.lengths import check_room
 from jaxmtl.models.low_rank import COLLECTION as LORA
-from jaxmtl.types import InputError
+from jaxmtl.types import InputError, unknown_name
 
 MAX_INSTRUCTION_TOKENS = 1024
 """Longer instructions are cut. Source: methods 1.7."""
@@ -61,11 +61,11 @@ def read_instructions(hyper: Hyper, pretrained: Any, instructions: Sequence[str]
       The adaptation, U instructions in their order.
 
     Raises:
-      InputError: if there is no instruction, the model has no tokenizer, tasks are learned by number, or the model has
+      InputError: if there is no instruction, the model has no tokenizer, tasks are known by name, or the model has
         no room for an instruction.
     """
     if hyper.config.encoder == "learned":
-        raise InputError("this hypernetwork knows its tasks by number and reads no instructions")
+        raise InputError("this hypernetwork knows its tasks by name and reads no instructions; give it a task's name")
     if isinstance(instructions, str) or not instructions:
         raise InputError(f"instructions are {instructions!r}; expected a list of at least one text")
     if pretrained.tokenizer is None:
@@ -75,13 +75,50 @@ def read_instructions(hyper: Hyper, pretrained: Any, instructions: Sequence[str]
     return read_ids(hyper, pretrained, [cut(row, MAX_INSTRUCTION_TOKENS, tokenizer.eos_token_id) for row in encoded])
 
 
+def read_tasks(hyper: Hyper, pretrained: Any, names: Sequence[str]) -> Adaptation:
+    """Computes what learned vectors of tasks do to a model.
+
+    Args:
+      hyper: a hypernetwork with a learned encoder.
+      pretrained: the model, a `jaxmtl.weights.Pretrained`.
+      names: [U], tasks that it was trained on, at least one.
+
+    Returns:
+      The adaptation, U tasks in their order.
+
+    Raises:
+      InputError: if the hypernetwork reads instructions.
+      UnknownNameError: if it was not trained on a task.
+    """
+    return read_ids(hyper, pretrained, [task_ids(hyper, name) for name in names])
+
+
+def task_ids(hyper: Hyper, name: str) -> list[int]:
+    """Returns what a hypernetwork with a learned encoder reads of a task: one id.
+
+    Args:
+      hyper: the hypernetwork.
+      name: the task.
+
+    Raises:
+      InputError: if the hypernetwork reads instructions.
+      UnknownNameError: if it was not trained on the task.
+    """
+    tasks = hyper.config.tasks
+    if hyper.config.encoder != "learned":
+        raise InputError(f"this hypernetwork reads instructions and knows no task by name; found {name!r}")
+    if name not in tasks:
+        raise unknown_name("task that this hypernetwork has learned", name, tasks)
+    return [list(tasks).index(name)]
+
+
 def read_ids(hyper: Hyper, pretrained: Any, ids: Sequence[Sequence[int]]) -> Adaptation:
     """Computes what tokenised instructions do to a model.
 
     Args:
       hyper: the hypernetwork.
       pretrained: the model, a `jaxmtl.weights.Pretrained`.
-      ids: token ids of each of U instructions, at least one.
+      ids: token ids of each of U instructions, at least one; of learned tasks what `task_ids` gives.
 
     Returns:
       The adaptation, U instructions in their order.
@@ -90,7 +127,8 @@ def read_ids(hyper: Hyper, pretrained: Any, ids: Sequence[Sequence[int]]) -> Ada
       InputError: if the model has no room for an instruction.
     """
     check_room(pretrained.config, map(len, ids), [0] * len(ids), "instructions")
-    length = -(-max(map(len, ids)) // STEP) * STEP
+    step = 1 if hyper.config.encoder == "learned" else STEP
+    length = -(-max(map(len, ids)) // step) * step
     padded = np.full((len(ids), length), pretrained.config.pad_id, np.int32)
     mask = np.zeros(padded.shape, bool)
     for number, row in enumerate(ids):

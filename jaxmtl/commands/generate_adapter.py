@@ -1,18 +1,20 @@
 """`jaxmtl generate_adapter`: from an instruction in words to an adapter that PEFT loads, by a trained hypernetwork.
 
 The instruction is written as hypernetworks are trained to read them on tasks: "Definition: ...", and worked examples
-behind it. `--prompt=plain` hands it over as it is, with examples only if the text itself has some.
+behind it. `--prompt=plain` hands it over as it is, with examples only if the text itself has some. Of a hypernetwork
+that has learned its tasks, `--task` names one of them instead.
 """
 
 import argparse
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxmtl.types import InputError
 
 if TYPE_CHECKING:
+    from jaxmtl.adapters.adaptation import Adaptation
     from jaxmtl.adapters.hypernet import Hyper
     from jaxmtl.tasks.spec import Demonstration
     from jaxmtl.weights import Pretrained
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = parser.add_mutually_exclusive_group(required=True)
     words.add_argument("--instruction", help="the instruction")
     words.add_argument("--instruction_file", help="a text file that holds it")
+    words.add_argument("--task", help="a task that the hypernetwork has learned by name, as those of Text-to-LoRA")
     parser.add_argument("--examples", help='a file with worked examples, one a line: {"input": "...", "output": "..."}')
     parser.add_argument(
         "--prompt", choices=("tk_instruct", "plain"), default="tk_instruct", help="how the instruction is written"
@@ -52,26 +55,38 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     Raises:
       InputError: if a folder does not hold what it should, or the instruction is empty.
     """
-    from jaxmtl.adapters.hypernet import adapters_of, left_out, read_instructions
+    from jaxmtl.adapters.hypernet import adapters_of, left_out
     from jaxmtl.models.low_rank import COLLECTION
     from jaxmtl.weights import save_adapter
     from jaxmtl.weights.adaptation_io import FILE, save_adaptation
 
-    text, shown = _instruction(arguments), _demonstrations(arguments)
+    read = _reading(arguments)
     pretrained, hyper = load(arguments.checkpoint, arguments.model, arguments.dtype)
-    if arguments.prompt == "tk_instruct":
-        text = written(text, shown, pretrained)
-    adaptation = read_instructions(hyper, pretrained, [text])
+    adaptation = read(pretrained, hyper)
     out = pathlib.Path(arguments.out)
-    num_tokens = int(adaptation.mask.sum())
+    whose = f"task {arguments.task}" if arguments.task else f"instruction of {int(adaptation.mask.sum())} tokens"
     if COLLECTION in adaptation.generated:
         (adapter,) = adapters_of(hyper.config, adaptation)
         save_adapter(out, adapter, pretrained)
-        print(f"wrote {out} (PEFT, rank {adapter.rank}, alpha {adapter.alpha:g}; instruction of {num_tokens} tokens)")
+        print(f"wrote {out} (PEFT, rank {adapter.rank}, alpha {adapter.alpha:g}; {whose})")
     if missing := left_out(hyper.config):
         save_adaptation(out, adaptation, pretrained)
         print(f"an adapter leaves out {', '.join(missing)}; all of what the instruction does is in {out / FILE}")
     return 0
+
+
+def _reading(arguments: argparse.Namespace) -> "Callable[[Pretrained, Hyper], Adaptation]":
+    """Returns what reads instruction or task; wrong flags are refused before anything is loaded."""
+    from jaxmtl.adapters.hypernet import read_instructions, read_tasks
+
+    if arguments.task is not None:
+        if arguments.examples is not None:
+            raise InputError("--task names a task that was learned; --examples are for hypernetworks that read them")
+        return lambda pretrained, hyper: read_tasks(hyper, pretrained, [arguments.task])
+    text, shown = _instruction(arguments), _demonstrations(arguments)
+    if arguments.prompt == "plain":
+        return lambda pretrained, hyper: read_instructions(hyper, pretrained, [text])
+    return lambda pretrained, hyper: read_instructions(hyper, pretrained, [written(text, shown, pretrained)])
 
 
 def load(checkpoint: str, model: str | None, dtype: str) -> "tuple[Pretrained, Hyper]":

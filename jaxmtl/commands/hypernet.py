@@ -146,15 +146,6 @@ def numbered_stream(store: "TokenStore", *, make_stream: Callable[..., Any], **o
     return NumberedTasks(make_stream(store, **options))
 
 
-def num_tasks(*, names: Sequence[str]) -> int:
-    """Counts tasks, for a hypernetwork that learns a vector for each.
-
-    Args:
-      names: the tasks.
-    """
-    return len(names)
-
-
 def task_names(*, store: "TokenStore", split: str = "train", most_categories: int | None = None) -> list[str]:
     """Lists the tasks to train on: those of the largest categories.
 

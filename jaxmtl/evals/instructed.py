@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from jaxmtl.adapters.adaptation import Instructed, together
-from jaxmtl.adapters.hypernet import Hyper, read_ids
+from jaxmtl.adapters.hypernet import Hyper, read_ids, task_ids
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.tasks.fewshot import stable_hash
 from jaxmtl.types import InputError
@@ -93,6 +93,8 @@ def hyper_hash(hyper: Hyper) -> str:
 def instructions_of(store: TokenStore, split: str, task: str, count: int, hyper: Hyper) -> Instructions:
     """Looks up the instructions of a task, one for each of some requests; they repeat where there are fewer.
 
+    A hypernetwork that has learned its tasks reads which task it is instead.
+
     Args:
       store: the tokenised examples.
       split: the split.
@@ -105,7 +107,10 @@ def instructions_of(store: TokenStore, split: str, task: str, count: int, hyper:
 
     Raises:
       InputError: if the store has no instructions.
+      UnknownNameError: if the hypernetwork has learned its tasks, and this is none of them.
     """
+    if hyper.config.encoder == "learned":
+        return Instructions(hyper=hyper, ids=[np.array(task_ids(hyper, task), np.int32)] * count)
     examples = store.examples(task, split)
     if not examples.has_instructions:
         raise InputError(

@@ -27,7 +27,7 @@ SMALL = dict(
     hint=dict(outputs=(PrefixOutput(length=6), BottleneckOutput(width=8))),
     hypertuning=dict(outputs=(PrefixOutput(length=6),)),
     hypter=dict(outputs=(BottleneckOutput(width=8),)),
-    text_to_lora=dict(num_tasks=3, outputs=(LoRA(rank=8, alpha=8.0),)),
+    text_to_lora=dict(tasks=("x", "y", "z"), outputs=(LoRA(rank=8, alpha=8.0),)),
 )
 INSTRUCTION, SOURCE, TARGET = 96, 64, 48
 

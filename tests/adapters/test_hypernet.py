@@ -267,7 +267,7 @@ PRESETS_OF_TOYS = {
     "hint": (hint(outputs=(PrefixOutput(length=2), BottleneckOutput(width=2))), None),
     "hypertuning": (PRESETS["hypertuning"](outputs=(PrefixOutput(length=2),)), None),
     "hypter": (PRESETS["hypter"](), T5(T5_CONFIG)),
-    "text_to_lora": (text_to_lora(num_tasks=5, **SMALL), None),
+    "text_to_lora": (text_to_lora(tasks="abcde", **SMALL), None),
 }
 
 
@@ -313,7 +313,7 @@ def test_a_reader_of_another_width_cannot_stand_in_the_memory():
         (lambda: HyperConfig(pooling=MeanPooling(), identity="query"), "needs a pooling of slots"),
         (lambda: HyperConfig(outputs=(LORA, LORA)), "expected each kind once"),
         (lambda: HyperConfig(outputs=(), fusion="none", memory="input"), "it changes nothing"),
-        (lambda: HyperConfig(encoder="learned"), "needs num_tasks"),
+        (lambda: HyperConfig(encoder="learned"), "needs the names of its tasks"),
         (lambda: GeneratorConfig(sharing="layers"), "unknown sharing of a generator"),
         (lambda: initial(HyperModel(HyperConfig(encoder="frozen"), BASE)), "takes one as reader"),
         (lambda: initial(HyperModel(HyperConfig(outputs=(LORA,)), OPT_BASE)), "has no encoder beside its decoder"),
@@ -339,7 +339,7 @@ def test_rows_of_a_collection_are_those_of_their_instruction():
 
 
 def test_tasks_that_are_learned_by_number_take_no_instructions():
-    module = HyperModel(text_to_lora(num_tasks=30), BASE)
+    module = HyperModel(text_to_lora(tasks="abcde"), BASE)
     read = lambda params: module.apply({"params": params}, INSTRUCTIONS, method="adapt")
     with pytest.raises(InputError, match="reads one for each; found rows of 6 ids"):
         jax.eval_shape(read, nn.unbox(abstract_params(module)))

@@ -1,14 +1,17 @@
 """`jaxmtl generate_adapter`: what it writes answers as the hypernetwork's own model does."""
 
+import dataclasses
+
+import jax
 import numpy as np
 import pytest
 from hyper_toy import EVERYTHING, LORA, random_like
 
 from jaxmtl import tokenizers
 from jaxmtl.adapters.adaptation import Instructed
-from jaxmtl.adapters.hyper_config import GeneratorConfig, HyperConfig
+from jaxmtl.adapters.hyper_config import GeneratorConfig, HyperConfig, MeanPooling
 from jaxmtl.adapters.hyper_model import HyperModel
-from jaxmtl.adapters.hypernet import Hyper, InstructionCache
+from jaxmtl.adapters.hypernet import Hyper, InstructionCache, read_tasks
 from jaxmtl.evals.scoring import loss
 from jaxmtl.main import main
 from jaxmtl.models.t5 import T5
@@ -66,6 +69,7 @@ def test_what_is_written_answers_as_the_hypernetwork_does(model, config, tmp_pat
         (["--instruction_file", "nowhere.txt"], "nowhere.txt"),
         (["--instruction", "say it"], "holds no hypernet.json"),
         (["--instruction", "say it", "--examples", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+        (["--task", "a", "--examples", "x"], "--task names a task that was learned"),
         (
             ["--instruction", "say it", "--examples", "x", "--prompt=plain"],
             "--prompt=plain takes the instruction",
@@ -77,3 +81,26 @@ def test_what_cannot_be_done_is_said_in_one_line(model, tmp_path, capsys, words,
     assert main(["generate_adapter", *own, *words]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_learned_tasks_are_asked_for_by_name(model, tmp_path, capsys):
+    folder, pretrained = model
+    config = dataclasses.replace(PLAIN, encoder="learned", pooling=MeanPooling(), tasks=("first", "second"))
+    params = random_like(HyperModel(config, pretrained.module), seed=2)
+    hyper = Hyper(config=config, params={name: tree for name, tree in params.items() if name != "base"})
+    save_hyper(tmp_path / "hyper", hyper, pretrained)
+    words = ["generate_adapter", "--checkpoint", str(tmp_path / "hyper"), "--model", str(folder)]
+    assert main([*words, "--out", str(tmp_path / "out"), "--task", "second"]) == 0
+    assert "(PEFT, rank 3, alpha 6; task second)" in capsys.readouterr().out
+    vector = params["tasks"]["embedding"][1]
+    alone = dataclasses.replace(config, tasks=("second",))
+    own = hyper.params | {"tasks": {"embedding": vector[None]}}
+    expected = read_tasks(Hyper(config=alone, params=own), pretrained, ["second"])
+    adapter = load_adapter(tmp_path / "out", pretrained)
+    for leaf, other in zip(jax.tree.leaves(adapter.tree), jax.tree.leaves(expected.generated["lora"]), strict=True):
+        np.testing.assert_allclose(leaf, other[0], rtol=1e-6)
+    assert main([*words, "--out", str(tmp_path / "none"), "--task", "secnd"]) == 1
+    assert "secnd" in (error := capsys.readouterr().err) and "second" in error
+    assert main([*words, "--out", str(tmp_path / "none"), "--instruction", "say it"]) == 1
+    assert "knows its tasks by name" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()

@@ -102,6 +102,19 @@ def test_teachers_hypernetwork_evaluation_and_control(run_dir, instructed_store,
     assert json.loads(wrong)["instruction_of"] == "of_another_category" and own != wrong
 
 
+@pytest.mark.long
+def test_learned_tasks_are_trained_and_scored_by_name(run_dir, store, tmp_path):
+    places = [f"--gin.PRETRAINED={run_dir}", f"--gin.STORE={store}", f"--gin.RUN_DIR={tmp_path / 'learned'}"]
+    files = [f"--gin_file={file}" for file in ("runs/hypernet.gin", "hypernets/text_to_lora.gin", "mesh/cpu1.gin")]
+    assert main(["train", *files, *places, "--gin.RANK=2", *SHORT, "--gin.STEPS=2", "--gin.LEARNING_RATE=0.05"]) == 0
+    gin = ["evaluate", "--gin_file=runs/evaluate.gin", f"--gin.CHECKPOINT={tmp_path / 'learned'}"]
+    assert main([*gin, *evaluate_words(store, tmp_path / "own")]) == 0
+    wrong = "--gin.INSTRUCTION_OF=@instructed.of_another_category"
+    assert main([*gin, *evaluate_words(store, tmp_path / "wrong", wrong)]) == 0
+    own, wrong = (json.loads((tmp_path / folder / "scores.json").read_text())["tasks"] for folder in ("own", "wrong"))
+    assert list(own) == list(wrong) and own != wrong
+
+
 FOUR = "--gin.schedules.linear.num_steps=4"
 """The schedule of a run of four steps."""
 

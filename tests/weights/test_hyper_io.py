@@ -27,7 +27,7 @@ def made(config, reader=None):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_config_survives_json(preset):
-    config = PRESETS[preset](**({"num_tasks": 3} if preset == "text_to_lora" else {}))
+    config = PRESETS[preset](**({"tasks": ("a", "b", "c")} if preset == "text_to_lora" else {}))
     assert from_json(json.loads(json.dumps(to_json(config)))) == config
 
 
