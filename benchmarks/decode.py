@@ -1,12 +1,12 @@
 """Generation, greedy and with beams: jaxmtl against Hugging Face's `generate`, in examples per second.
 
 Prompts are the test tasks' (definition and two positive examples, at most 512 tokens), longest first, in the same
-batches; both generate 32 tokens with the same random weights, read from the same folder, and never an end token. T5's
-tokens serve all families: speed does not depend on what they mean. Each family is measured with every number of beams.
-`identical` is the share of examples for which both give the same tokens. `ratio`, `identical` and the speeds are those
-of the first family with the first number of beams; `cells` holds those of all.
+batches; both generate 128 tokens, Tk-Instruct's limit, with the same random weights, read from the same folder, and
+never an end token. T5's tokens serve all families: speed does not depend on what they mean. Each family is measured
+with every number of beams. `identical` is the share of examples for which both give the same tokens. `ratio`,
+`identical` and the speeds are those of the first family with the first number of beams; `cells` holds those of all.
 
-Without arguments: 32 examples and 2 layers a side. With --full: 2 of each task, and the whole T5 v1.1 small, BART base
+Without arguments: 16 examples and 2 layers a side. With --full: 2 of each task, and the whole T5 v1.1 small, BART base
 and GPT-2 (124M).
 """
 
@@ -19,9 +19,9 @@ from typing import Any
 import measuring
 import workload
 
-QUICK = dict(layers=dict.fromkeys(workload.FAMILIES, 2), examples=1, most=32)
+QUICK = dict(layers=dict.fromkeys(workload.FAMILIES, 2), examples=1, most=16)
 FULL = dict(layers={"t5": 8, "bart": 6, "gpt2": 12}, examples=2, most=1 << 20)
-MAX_INPUT, MAX_NEW = 512, 32
+MAX_INPUT, MAX_NEW = 512, 128
 Batches = list[list[list[int]]]
 
 
