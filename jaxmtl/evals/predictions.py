@@ -129,7 +129,7 @@ def predict(
         some_inputs, some_targets = work.examples.rows(range(work.count))
         inputs += some_inputs
         targets += some_targets
-    options: dict[str, Any] = dict(adapters=request_adapters(pretrained, _adapted(pretrained, chunk), len(inputs)))
+    options: dict[str, Any] = dict(adapters=request_adapters(pretrained, requested(pretrained, chunk), len(inputs)))
     options |= dict(batch_size=how.batch_size)
     losses = token_losses(pretrained, inputs, targets, on_batch=stage("score"), **options)
     generated = generate_ids(
@@ -156,8 +156,16 @@ def predict(
     return rows
 
 
-def _adapted(pretrained: Pretrained, chunk: Sequence[Work]) -> list[Adapter] | Instructed | None:
-    """Returns the adapter of each request, or what their instructions became; None for nothing."""
+def requested(pretrained: Pretrained, chunk: Sequence[Work]) -> list[Adapter] | Instructed | None:
+    """Collects what changes the model for each request of a chunk.
+
+    Args:
+      pretrained: the model.
+      chunk: tasks; all have adapters, all have instructions, or none has either.
+
+    Returns:
+      The adapter of each request, or what their instructions became; None for nothing.
+    """
     given = [work.instructions for work in chunk if work.instructions is not None]
     if given:
         return instructed(pretrained, given)

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals import scoring
 from jaxmtl.evals.generation import decode_texts
-from jaxmtl.evals.predictions import Row, Work
+from jaxmtl.evals.predictions import Row, Work, requested
 from jaxmtl.evals.request_adapters import request_adapters
 from jaxmtl.evals.requests import BATCH_SIZE, Ids, OnBatch
 from jaxmtl.evals.summary import NLL, Labels
+from jaxmtl.evals.task_adapters import Given
 from jaxmtl.evals.task_runner import run_tasks
 from jaxmtl.evals.variants import summary_of
 from jaxmtl.feed.store import Examples, TokenStore
@@ -72,11 +72,6 @@ class Ranking:
         self, pretrained: Pretrained, chunk: Sequence[Work], stage: Callable[[str], OnBatch]
     ) -> dict[str, list[Row]]:
         """Returns task name to rows: key, split, id, inputs, choices, sums (nats), num_tokens, prediction and more."""
-        if any(work.instructions is not None for work in chunk):
-            raise InputError(
-                "choices are not ranked with what a hypernetwork makes of instructions; give the adapter that "
-                "`jaxmtl generate_adapter` writes (ADAPTER), or generate answers with runs/evaluate.gin alone"
-            )
         choices = [texts for work in chunk for texts in (work.examples.choices or [])[: work.count]]
         encoded = scoring.encode_choices(pretrained, choices)
         losses = iter(self.measure(pretrained, chunk, encoded, stage("rank")))
@@ -102,7 +97,7 @@ def evaluate(
     run_dir: str | os.PathLike,
     *,
     tasks: Sequence[str] | None = None,
-    adapters: Mapping[str, Adapter] | Adapter | None = None,
+    adapters: Given = None,
     batch_size: int = BATCH_SIZE,
     chunk_size: int = 512,
     max_examples: int | None = None,
@@ -117,7 +112,7 @@ def evaluate(
       split: split to score.
       run_dir: where to write; what it holds of the same evaluation is not computed again.
       tasks: names of tasks; all tasks of the split if None.
-      adapters: task name to the adapter that the task is scored with; or one for all tasks; none if None.
+      adapters: as in `task_runner.run_tasks`.
       batch_size: inputs scored at once; no score depends on it.
       chunk_size: tasks are taken together until they have this many examples; then their predictions are written.
       max_examples: scores only the first examples of each task; all if None.
@@ -145,8 +140,7 @@ def _of_stored_inputs(
     batch_size: int,
 ) -> Losses:
     inputs: list[Ids] = [ids for work in chunk for ids in work.examples.rows(range(work.count))[0]]
-    listed = [work.adapter for work in chunk for _ in range(work.count) if work.adapter is not None]
-    adapters = request_adapters(pretrained, listed or None, len(inputs))
+    adapters = request_adapters(pretrained, requested(pretrained, chunk), len(inputs))
     options: dict[str, Any] = dict(adapters=adapters, batch_size=batch_size, on_batch=on_batch)
     return scoring.choice_losses(pretrained, inputs, choices, **options)
 

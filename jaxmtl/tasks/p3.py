@@ -3,7 +3,7 @@
 The folder holds `p3_t0/promptsource_templates/` (promptsource's folders of templates) and the data sets' own files, see
 `jaxmtl.tasks.p3_sources`; sets without templates or rows there are left out. A task's name is P3's, its category is the
 data set, so that the tasks of a category are the variants that `jaxmtl.evals.aggregate` averages; its definition is the
-template itself, as far as the input goes.
+template's text without the row.
 """
 
 import re

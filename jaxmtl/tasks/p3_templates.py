@@ -8,6 +8,7 @@ printing what is not there (a label without a choice) is an error instead of an 
 import dataclasses
 import functools
 import random
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ MAX_VALUE_LENGTH = 2048
 """Printed values are cut to this many characters, at a word's end, as promptsource does unless told otherwise."""
 _PROTECTED = "\x00\x01\x02"  # as long as the separator; what stands for the separator where a row's own text holds it
 _ANSWER_CHOICES = "answer_choices"
+_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _RANDOM = "jaxmtl_random"
 
 Row = Mapping[str, Any]
@@ -77,8 +79,9 @@ class Template:
 
     @property
     def instruction(self) -> str:
-        """The part that makes the input, as it is written: what a hypernetwork may read of the task."""
-        return self.jinja.split(SEPARATOR)[0].strip()
+        """The part that makes the input, with nothing where Jinja would act: what a hypernetwork reads of the task."""
+        texts = (line.strip() for line in _JINJA.sub(" ", self.jinja.split(SEPARATOR)[0]).splitlines())
+        return "\n".join(" ".join(text.split()) for text in texts if text)
 
     def render(self, row: Row, *, seed: int = 0) -> Rendered | None:
         """Renders a row.

@@ -134,6 +134,29 @@ def instruction_only(
     return text
 
 
+def definition_only(task: TaskSpec, example: Example, *, max_tokens: int = MAX_TOKENS, tokenizer: Tokenizer) -> str:
+    """Builds a task's definition as it is: of a task of P3 its template, which a hypernetwork reads.
+
+    Args:
+      task: the task.
+      example: not shown.
+      max_tokens: most tokens, special tokens counted.
+      tokenizer: measures and cuts.
+
+    Returns:
+      The instruction.
+
+    Raises:
+      InputError: if a number is out of range, or the definition is empty.
+
+    Source: methods 1.1 ("only template as input"); choice 11 of methods 8. Its other option is `bare`.
+    """
+    _check(max_tokens)
+    if not task.definition.strip():
+        raise InputError(f"task {task.name}: its definition is empty, so that there is nothing to read of it")
+    return _cut([task.definition], max_tokens, tokenizer)
+
+
 MIXTURE: tuple[dict[str, Any], ...] = (
     {"definition": True},
     {"definition": False, "num_positive": 2},

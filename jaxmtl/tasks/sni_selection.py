@@ -196,7 +196,8 @@ class OfficialTest:
     Attributes:
       first: how many instances of the file's beginning count.
       limit: a seeded cut among them; None for all, in file order.
-      seed: the data seed of the cut.
+      num_fewshot: "fewshot", examples to tune on: so many of all instances that are not in "test", or as many as are.
+      seed: the data seed of the cut, and of the examples to tune on.
 
     Raises:
       InputError: if a number is below 0.
@@ -204,6 +205,7 @@ class OfficialTest:
 
     first: int = OFFICIAL_TEST_PER_TASK
     limit: int | None = None
+    num_fewshot: int = 0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -214,9 +216,12 @@ class OfficialTest:
         return None
 
     def splits(self, task: TaskSpec, role: str | None) -> Splits:
-        """Returns "test"."""
+        """Returns "test", and "fewshot" if asked for and there is any."""
         count = min(self.first, len(task.examples))
-        return _filled({"test": range(count) if self.limit is None else self._cut(count, task.name)})
+        test = range(count) if self.limit is None else self._cut(count, task.name)
+        order = seeded_order(len(task.examples), self.seed, task.name, "fewshot")
+        others = [index for index in order if index not in test]
+        return _filled({"test": test, "fewshot": others[: self.num_fewshot]})
 
     def _cut(self, count: int, name: str) -> list[int]:
         return seeded_order(count, self.seed, name)[: self.limit]

@@ -6,6 +6,7 @@ import pytest
 from short_runs import MODEL
 
 from jaxmtl.evals import files, scoring
+from jaxmtl.feed.store import TokenStore
 from jaxmtl.main import main
 
 TEMPLATES = """
@@ -76,6 +77,15 @@ def test_demonstrations_are_shown_in_every_setting(choices, tmp_path, capsys):
     assert rows[0] == "setting,data set,variants,sum: mean,sum: median,per token: mean,per token: median"
     assert len(rows) == 1 + len(labels) + 2 and "fid_2-shots_all seeds,anli_r1,4," in "\n".join(rows)
     assert "<h2>Templates</h2>" in (tmp_path / "report.html").read_text()
+
+
+def test_templates_are_stored_as_instructions(choices, tmp_path):
+    words = [f"--gin.DATA_DIR={choices.parent}", f"--gin.VOCABULARY={TokenStore(choices).tokenizer().source}"]
+    words += ["--gin.INSTRUCTION=@prompts.definition_only", f"--gin.STORE={tmp_path / 'store'}"]
+    assert main(["cache", "--gin_file=tasks/p3.gin", *words]) == 0
+    store = TokenStore(tmp_path / "store")
+    ids = store.examples("anli_say_r1", "test").instruction(0)
+    assert store.tokenizer().decode(ids.tolist()) == store.tokenizer().decode(store.tokenizer().encode("say"))
 
 
 @pytest.mark.long

@@ -8,14 +8,15 @@ import pytest
 from hyper_toy import EVERYTHING, LORA, random_like
 
 from jaxmtl.adapters import hypernet
-from jaxmtl.adapters.hyper_config import GeneratorConfig, HyperConfig, PrefixOutput
+from jaxmtl.adapters.hyper_config import GeneratorConfig, HyperConfig, MeanPooling, PrefixOutput
 from jaxmtl.adapters.hyper_model import HyperModel
 from jaxmtl.adapters.hypernet import Hyper, InstructionCache, adapters_of, generate_adapter, left_out, read_instructions
 from jaxmtl.adapters.lora import merge
+from jaxmtl.evals import instructed
 from jaxmtl.evals.generation import generate
 from jaxmtl.evals.scoring import loss, score_choices
 from jaxmtl.models.shifting import shift_right
-from jaxmtl.types import InputError
+from jaxmtl.types import InputError, UnknownNameError
 from jaxmtl.weights import load_adapter, save_adapter
 
 PLAIN = HyperConfig(outputs=(LORA,), fusion="none", memory="input", generator=GeneratorConfig(hidden=6))
@@ -130,3 +131,18 @@ def test_an_adapter_without_updates_and_the_wrong_number_of_instructions_are_ref
         adapters_of(config, kept.adaptation)
     with pytest.raises(InputError, match="1 instructions for 4 inputs"):
         loss(pretrained, INPUTS, TARGETS, adapter=kept)
+
+
+def test_learned_tasks_are_scored_by_name_without_instructions(pretrained):
+    learned = dataclasses.replace(PLAIN, encoder="learned", pooling=MeanPooling(), tasks=("first", "second"))
+    hyper = hyper_of(pretrained, learned)
+    given = [instructed.instructions_of(None, "test", name, 2, hyper) for name in ("second", "first")]
+    found = instructed.instructed(pretrained, given)
+    assert found.index.tolist() == [0, 0, 1, 1]
+    losses = loss(pretrained, INPUTS, TARGETS, adapter=found)
+    for row, name in enumerate(("second", "second", "first", "first")):
+        (adapter,) = adapters_of(learned, hypernet.read_tasks(hyper, pretrained, [name]))
+        alone = loss(pretrained, [INPUTS[row]], [TARGETS[row]], adapter=adapter)
+        np.testing.assert_allclose(losses[row], alone[0], rtol=1e-5)
+    with pytest.raises(UnknownNameError, match="closest: first"):
+        instructed.instructions_of(None, "test", "frst", 2, hyper)

@@ -7,8 +7,13 @@ import jax
 import numpy as np
 import pytest
 from choice_toy import ROWS, choice_store
+from hyper_toy import LORA, random_like
 
+from jaxmtl.adapters.hyper_config import HyperConfig, MeanPooling
+from jaxmtl.adapters.hyper_model import HyperModel
+from jaxmtl.adapters.hypernet import Hyper, adapters_of, read_tasks
 from jaxmtl.evals import files, ranking, scoring
+from jaxmtl.evals.instructed import ByInstruction
 from jaxmtl.types import InputError
 
 
@@ -86,6 +91,21 @@ def test_adapters_of_tasks_share_batches(pretrained, choices, make_adapter, tmp_
     (inputs, texts, _) = ROWS["count_a"][1][0]
     expected = scoring.score_choices(pretrained, [inputs], [texts], adapter=adapters["count_a"])[0]
     np.testing.assert_allclose(row["sums"], expected, rtol=1e-5)
+
+
+def test_a_hypernetwork_makes_what_each_task_is_ranked_with(pretrained, choices, tmp_path):
+    config = HyperConfig(
+        encoder="learned", tasks=tuple(ROWS), pooling=MeanPooling(), outputs=(LORA,), fusion="none", memory="input"
+    )
+    params = random_like(HyperModel(config, pretrained.module), seed=2, spread=0.2)
+    hyper = Hyper(config=config, params={name: tree for name, tree in params.items() if name != "base"})
+    ranking.evaluate(pretrained, choices, "test", tmp_path, adapters=ByInstruction(hyper=hyper))
+    adapters = dict(zip(ROWS, adapters_of(config, read_tasks(hyper, pretrained, list(ROWS))), strict=True))
+    for task, (_, examples) in ROWS.items():
+        inputs, texts, _ = examples[0]
+        expected = scoring.score_choices(pretrained, [inputs], [texts], adapter=adapters[task])[0]
+        row = files.read_rows(files.prediction_file(tmp_path, task))[0]
+        np.testing.assert_allclose(row["sums"], expected, rtol=1e-5)
 
 
 def test_what_cannot_be_ranked_is_refused(pretrained, store, choices, tmp_path):

@@ -75,7 +75,7 @@ def test_batches_of_a_window_come_in_a_random_order(store: TokenStore) -> None:
 @hypothesis.given(
     st.integers(0, 13), st.integers(1, 5), st.sampled_from([UNIFORM, PooledSampler, ANNEALED]), st.sampled_from(LAYOUTS)
 )
-@hypothesis.settings(max_examples=60)
+@hypothesis.settings(max_examples=25)
 def test_resumed_stream_equals_unbroken_one(
     store: TokenStore, stop: int, window: int, sampler: object, layout: object
 ) -> None:

@@ -66,6 +66,11 @@ def test_a_template_that_does_not_apply_makes_nothing():
     assert rendered("{{ x }} ||| b ||| c", x="a") is None
 
 
+def test_an_instruction_is_what_is_left_without_the_row():
+    jinja = "{% if x %}{{premise}} Using  only the\n{{ x }}\nabove, {{ hypothesis }}? ||| {{ answer }}"
+    assert template(jinja).instruction == "Using only the\nabove, ?"
+
+
 def test_choices_may_depend_on_fields_and_their_number_may_vary():
     endings = '{{ endings | join(" ||| ") }}'
     row = dict(endings=["a b", " c "], label="1")

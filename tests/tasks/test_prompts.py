@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import string
 
@@ -228,6 +229,14 @@ def test_a_special_token_can_lead_every_prompt():
 
 def test_bare_is_the_stripped_instance():
     assert prompts.bare(task(), example(" x \n"), tokenizer=LETTERS) == "x"
+
+
+def test_a_definition_alone_is_cut_and_must_not_be_empty():
+    whole = prompts.definition_only(task(), example(), tokenizer=LETTERS)
+    assert whole == task().definition
+    assert whole.startswith(prompts.definition_only(task(), example(), max_tokens=5, tokenizer=LETTERS))
+    with pytest.raises(InputError, match="its definition is empty"):
+        prompts.definition_only(dataclasses.replace(task(), definition=" "), example(), tokenizer=LETTERS)
 
 
 @pytest.mark.parametrize("prompt", [prompts.unique_id, prompts.instruction, prompts.context, prompts.bare])

@@ -45,6 +45,15 @@ def test_official_test_is_the_first_hundred_then_a_seeded_cut():
     assert cut != selection.OfficialTest(limit=10, seed=1).splits(task(250), None)["test"]
 
 
+def test_examples_to_tune_on_are_none_of_those_that_are_scored():
+    given = selection.OfficialTest(limit=10, num_fewshot=40).splits(task(110), None)
+    assert given["test"] == selection.OfficialTest(limit=10).splits(task(110), None)["test"]
+    assert len(set(given["fewshot"])) == 40 and not set(given["fewshot"]) & set(given["test"])
+    assert min(given["fewshot"]) < 100, "they may be among the first"
+    assert len(selection.OfficialTest(num_fewshot=40).splits(task(110), None)["fewshot"]) == 10
+    assert "fewshot" not in selection.OfficialTest(num_fewshot=40).splits(task(90), None)
+
+
 ANY = st.sampled_from([selection.EveryTask, selection.OfficialTrain, selection.OfficialTest, selection.TransferMatters])
 
 
@@ -180,6 +189,7 @@ def test_a_single_text_is_no_set_of_names(field, names):
         (selection.OfficialTrain, {"num_validation": -2}, "num_validation is -2"),
         (selection.OfficialTest, {"first": -1}, "OfficialTest: first is -1"),
         (selection.OfficialTest, {"limit": -1}, "limit is -1"),
+        (selection.OfficialTest, {"num_fewshot": -1}, "num_fewshot is -1"),
         (selection.TransferMatters, {"max_train": -1}, "max_train is -1"),
         (selection.TransferMatters, {"num_fewshot": -1}, "num_fewshot is -1"),
         (selection.TransferMatters, {"test_fraction": -0.1}, "test_fraction -0.1 .* their sum below 1"),
