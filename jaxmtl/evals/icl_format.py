@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from jaxmtl.evals import requests
 from jaxmtl.evals.requests import Ids
+from jaxmtl.feed.special_tokens import around_texts
 from jaxmtl.feed.tokenise import cut
 from jaxmtl.tasks.spec import Demonstration
 from jaxmtl.tokenizers import Tokenizer
@@ -139,36 +140,9 @@ def join_queries(tokenizer: Tokenizer, queries: Sequence[Ids], form: Format = FI
       InputError: if the tokenizer does not know the token before a query.
     """
     before = _special_ids(tokenizer, form.query_token)
-    start, end = frame_of(tokenizer) if form.query_special_tokens else ([], [])
+    start, end = around_texts(tokenizer) if form.query_special_tokens else ([], [])
     whole = [[*before, *start, *map(int, ids), *end] for ids in queries]
     return [cut(ids, form.max_input_tokens, tokenizer.eos_token_id) if ids else ids for ids in whole]
-
-
-def frame_of(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Returns the special tokens that a tokenizer puts before and behind a text.
-
-    Args:
-      tokenizer: the tokenizer.
-    """
-    framed, bare = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
-    start = next(place for place in range(len(framed)) if framed[place : place + len(bare)] == bare)
-    return framed[:start], framed[start + len(bare) :]
-
-
-def without_frame(tokenizer: Tokenizer, ids: Ids) -> list[int]:
-    """Takes the special tokens off the ids of a text, where they are there.
-
-    Args:
-      tokenizer: the tokenizer.
-      ids: token ids of a text, framed by the special tokens of inputs or targets, or cut in the middle.
-
-    Returns:
-      The ids between them.
-    """
-    (start, _), end = frame_of(tokenizer), tokenizer.eos_token_id
-    row = [int(token) for token in ids]
-    row = row[len(start) :] if start and row[: len(start)] == start else row
-    return row[:-1] if row[-1:] == [end] else row
 
 
 def _special_ids(tokenizer: Tokenizer, name: str) -> list[int]:

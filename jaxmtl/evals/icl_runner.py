@@ -14,13 +14,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxmtl.evals import files, icl
-from jaxmtl.evals.icl_format import FID_ICL, Format, join_demonstrations, join_queries, without_frame
+from jaxmtl.evals.icl_format import FID_ICL, Format, join_demonstrations, join_queries
 from jaxmtl.evals.predictions import Work
 from jaxmtl.evals.ranking import Losses, Ranking
 from jaxmtl.evals.requests import BATCH_SIZE, OnBatch, tokenizer_of
 from jaxmtl.evals.summary import Labels
 from jaxmtl.evals.task_runner import run_tasks
 from jaxmtl.evals.watch import TaskState, Within, tell
+from jaxmtl.feed.special_tokens import around_texts, without_special
 from jaxmtl.feed.store import Examples, TokenStore
 from jaxmtl.tasks.fewshot import shown_rows
 from jaxmtl.types import InputError, Progress, Scores, unknown_name
@@ -190,7 +191,8 @@ def _measured(
     on_batch: OnBatch,
 ) -> Losses:
     tokenizer = tokenizer_of(pretrained)
-    plain = functools.partial(without_frame, tokenizer)
+    start, _ = around_texts(tokenizer)
+    plain = functools.partial(without_special, start=start, eos_token_id=tokenizer.eos_token_id)
     losses: Losses = []
     for work in chunk:
         pool = store.examples(work.name, shown_split)

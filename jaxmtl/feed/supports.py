@@ -14,6 +14,7 @@ from jaxmtl.feed.permutation import permute, random_bits, stream_key
 from jaxmtl.feed.rows import TaskRows
 from jaxmtl.feed.sampler import Draw, Rates, Sampler
 from jaxmtl.feed.shapes import NUM_SHAPES, cheapest_shapes
+from jaxmtl.feed.special_tokens import around_texts, without_special
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.feed.stream import check_hosts
 from jaxmtl.feed.tokenise import cut
@@ -69,7 +70,7 @@ class Writing:
     def __init__(self, store: TokenStore, form: Form) -> None:
         tokenizer = store.tokenizer()
         plain = lambda text: tokenizer.encode(text, add_special_tokens=False) if text else []
-        self.form, self.end = form, tokenizer.eos_token_id
+        self.form, self.end, self.around = form, tokenizer.eos_token_id, around_texts(tokenizer)
         self.before, self.between, self.query = map(plain, (form.input_prefix, form.output_prefix, form.query_token))
         if form.query_token and (len(self.query) != 1 or self.query[0] == tokenizer.unk_token_id):
             raise InputError(f"queries are to begin with {form.query_token!r}, which is no token of {store.folder}")
@@ -81,24 +82,25 @@ class Writing:
             )
 
     def support(self, inputs: np.ndarray, targets: np.ndarray) -> list[int]:
-        """Returns the ids of a support: prefix, input without its end token, prefix, output with its end token."""
-        source = self._text(inputs)[: self.room[0]]
-        return [*self.before, *source, *self.between, *cut(targets.tolist(), self.room[1], self.end)]
+        """Returns the ids of a support: prefix, input, prefix, output with an end token; no other special tokens."""
+        source, output = self._text(inputs)[: self.room[0]], [*self._text(targets), self.end]
+        return [*self.before, *source, *self.between, *cut(output, self.room[1], self.end)]
 
     def asked(self, inputs: np.ndarray) -> list[int]:
         """Returns the ids of a query."""
-        ids = inputs.tolist() if self.form.query_special_tokens else self._text(inputs)
-        return cut([*self.query, *ids], self.form.max_input_tokens, self.end)
+        start, end = self.around if self.form.query_special_tokens else ([], [])
+        return cut([*self.query, *start, *self._text(inputs), *end], self.form.max_input_tokens, self.end)
 
     def most(self, longest_input: int, longest_target: int) -> int:
         """Returns the most tokens of a support or a query, given the most of an example's input and target."""
         source = len(self.before) + min(longest_input, self.room[0])
         output = len(self.between) + min(longest_target, self.room[1])
-        return max(source + output, min(len(self.query) + longest_input, self.form.max_input_tokens))
+        around = sum(map(len, self.around)) if self.form.query_special_tokens else 0
+        asked = len(self.query) + longest_input + around
+        return max(source + output, min(asked, self.form.max_input_tokens))
 
     def _text(self, inputs: np.ndarray) -> list[int]:
-        ids = inputs.tolist()
-        return ids[:-1] if ids and ids[-1] == self.end else ids
+        return without_special(inputs, self.around[0], self.end)
 
 
 class SupportStream:

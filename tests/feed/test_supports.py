@@ -6,9 +6,11 @@ import json
 
 import numpy as np
 import pytest
+import tokenizers as hf_tokenizers
 
+from jaxmtl import tokenizers
 from jaxmtl.evals.icl_format import Format, encode_demonstrations, encode_queries
-from jaxmtl.feed.supports import support_stream
+from jaxmtl.feed.supports import Writing, support_stream
 from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
 from jaxmtl.tasks.spec import Demonstration
 from jaxmtl.types import InputError
@@ -53,6 +55,28 @@ def test_supports_and_queries_are_written_as_in_evaluation(plain_store, tasks, t
         np.testing.assert_array_equal(batch["loss_mask"], batch["targets"] != 0)
         places = {known.index(row) for row in supports} | set(batch["example_ids"].tolist())
         assert len(places) == 10  # nobody is asked about what is shown
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_special_tokens_around_texts_are_as_in_evaluation(tasks, tmp_path, special):
+    coder = hf_tokenizers.ByteLevelBPETokenizer()
+    texts = [text for task in tasks for one in task.examples for text in (one.inputs, *one.targets)]
+    coder.train_from_iterator(texts, 300, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False)
+    coder.post_processor = hf_tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    coder.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = tokenizers.load_tokenizer(tmp_path / "tokenizer.json")
+    preprocessing = Preprocessing(prompt=lambda task, example, **options: example.inputs, max_input_tokens=96)
+    store = cache_tasks(tasks, ["train"], tmp_path / "store", preprocessing, tokenizer)
+    form = Format(query_token="", query_special_tokens=special, max_input_tokens=40, max_output_tokens=20)
+    writing, model = Writing(store, form), Pretrained(config=None, module=None, params=None, tokenizer=tokenizer)
+    for task in tasks:
+        file = store.examples(task.name, "train")
+        for number, one in enumerate(task.examples[:4]):
+            inputs, targets = file.row(number)
+            assert inputs[0] == targets[0] == 0
+            shown = Demonstration(inputs=one.inputs, output=one.targets[0])
+            assert [writing.support(inputs, targets)] == encode_demonstrations(model, [shown], form)
+            assert [writing.asked(inputs)] == encode_queries(model, [one.inputs], form)
 
 
 def test_a_stream_resumes_exactly(plain_store):
