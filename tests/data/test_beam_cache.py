@@ -14,7 +14,7 @@ from jaxmtl import tokenizers
 from jaxmtl.commands import cache as cache_command
 from jaxmtl.feed.tokenise import Preprocessing
 from jaxmtl.main import main
-from jaxmtl.tasks import catalog, prompts
+from jaxmtl.tasks import prompts
 from jaxmtl.tasks.spec import TaskSpec
 from jaxmtl.types import Example, InputError
 
@@ -144,23 +144,27 @@ def test_a_worker_that_does_not_see_the_folder_says_so(data: types.SimpleNamespa
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_command_rebuilds_tasks_in_other_processes(data: types.SimpleNamespace, tmp_path: pathlib.Path) -> None:
-    tasks = list(catalog.load("toy", None, num_examples=10).values())
-    texts = [text for task in tasks for one in task.examples for text in (task.definition, one.inputs, *one.targets)]
-    tokenizers.train_sentencepiece(texts, tmp_path / "spiece.model", 200, 10)
-    words = [
-        "--gin_file=tasks/toy.gin",
-        "--gin.NUM_EXAMPLES=10",
-        "--gin.SPLITS=('test',)",
-        f"--gin.VOCABULARY={tmp_path / 'spiece.model'}",
+def test_the_command_rebuilds_tasks_in_other_processes(tokenizer: tokenizers.Tokenizer, tmp_path: pathlib.Path) -> None:
+    rows = [
+        {"task": name, "input": f"{text} {name}", "output": text, "definition": "Say it.", "split": "train"}
+        for name in ("first", "second", "third")
+        for text in ("the fox", "old dogs é", "quick fox")
     ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = [
+        "--gin_file=tasks/jsonl.gin",
+        f"--gin.DATA_DIR={tmp_path / 'rows.jsonl'}",
+        "--gin.SPLITS=('train',)",
+        f"--gin.VOCABULARY={tokenizer.source}",
+    ]
+    assert main(["cache", *words, f"--gin.STORE={tmp_path / 'local'}"]) == 0
     root = str(pathlib.Path(__file__).parents[2])
-    for store, more in (("local", []), ("beam", ["--runner=direct", "--beam_options=--direct_num_workers=2"])):
-        command = [sys.executable, "-m", "jaxmtl.main", "cache", *words, f"--gin.STORE={tmp_path / store}", *more]
-        done = subprocess.run(command, env=os.environ | {"PYTHONPATH": root}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
+    beam = ["--runner=direct", "--beam_options=--direct_num_workers=2", f"--gin.STORE={tmp_path / 'beam'}"]
+    command = [sys.executable, "-m", "jaxmtl.main", "cache", *words, *beam]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": root}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
     assert files_of(tmp_path / "beam") == files_of(tmp_path / "local")
-    assert json.loads((tmp_path / "beam" / "manifest.json").read_text())["splits"]
+    assert len(json.loads((tmp_path / "beam" / "manifest.json").read_text())["splits"]["train"]) == 3
 
 
 def test_without_beam_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
