@@ -28,6 +28,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))  # for packing_toy and it
 jax.config.update("jax_num_cpu_devices", 8)
 
 # A first call compiles, and a busy machine is slow: how long an example takes says nothing about whether it is right.
+# Many examples compile anew: half of hypothesis's own number keeps the suite short.
 hypothesis.settings.register_profile("jaxmtl", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("jaxmtl")
 

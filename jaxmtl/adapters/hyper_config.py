@@ -203,6 +203,8 @@ class HyperConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", tuple(self.outputs))
+        if isinstance(self.tasks, str):
+            raise InputError(f"hypernetwork: tasks are {self.tasks!r}; expected a list of names")
         object.__setattr__(self, "tasks", tuple(self.tasks))
         names = dict(encoder=ENCODERS, identity=IDENTITIES, fusion=FUSIONS, memory=MEMORIES, base=TRAINED)
         for name, known in names.items():
@@ -226,6 +228,8 @@ def _conflicts(config: HyperConfig) -> Sequence[tuple[bool, str]]:
         (len(set(kinds)) < len(kinds), f"outputs {[kind.__name__ for kind in kinds]}; expected each kind once"),
         (config.identity == "query" and not has_slots, "identity 'query' needs a pooling of slots, such as attention"),
         (config.encoder == "learned" and not config.tasks, "a learned encoder needs the names of its tasks"),
+        (config.encoder != "learned" and bool(config.tasks), "tasks have names for a learned encoder alone"),
+        (len(set(config.tasks)) < len(config.tasks), "tasks have the same name twice"),
         (
             config.encoder == "learned" and isinstance(config.pooling, TagiCodePooling),
             "TagiCodePooling reads an encoder's first layer, which learned vectors do not have",

@@ -139,7 +139,7 @@ class HyperModel(nn.Module):
         if self.hyper.encoder == "learned":
             if instructions.shape[1] != 1:
                 raise InputError(
-                    f"this hypernetwork knows its tasks by number and reads one for each; found rows of "
+                    f"this hypernetwork knows its tasks by name and reads one number for each; found rows of "
                     f"{instructions.shape[1]} ids: instructions are for other encoders"
                 )
             return self.tasks(instructions), None, jnp.ones(instructions.shape, bool)

@@ -87,9 +87,11 @@ def read_tasks(hyper: Hyper, pretrained: Any, names: Sequence[str]) -> Adaptatio
       The adaptation, U tasks in their order.
 
     Raises:
-      InputError: if the hypernetwork reads instructions.
+      InputError: if there is no task, or the hypernetwork reads instructions.
       UnknownNameError: if it was not trained on a task.
     """
+    if isinstance(names, str) or not names:
+        raise InputError(f"tasks are {names!r}; expected a list of at least one name")
     return read_ids(hyper, pretrained, [task_ids(hyper, name) for name in names])
 
 
@@ -108,7 +110,7 @@ def task_ids(hyper: Hyper, name: str) -> list[int]:
     if hyper.config.encoder != "learned":
         raise InputError(f"this hypernetwork reads instructions and knows no task by name; found {name!r}")
     if name not in tasks:
-        raise unknown_name("task that this hypernetwork has learned", name, tasks)
+        raise unknown_name("learned task of this hypernetwork", name, tasks)
     return [list(tasks).index(name)]
 
 

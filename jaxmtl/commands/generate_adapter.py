@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     words.add_argument("--task", help="a task that the hypernetwork has learned by name, as those of Text-to-LoRA")
     parser.add_argument("--examples", help='a file with worked examples, one a line: {"input": "...", "output": "..."}')
     parser.add_argument(
-        "--prompt", choices=("tk_instruct", "plain"), default="tk_instruct", help="how the instruction is written"
+        "--prompt", choices=("tk_instruct", "plain"), help="how the instruction is written (default: tk_instruct)"
     )
     parser.add_argument("--out", required=True, help="folder to write")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="dtype of the model")
@@ -54,6 +54,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
 
     Raises:
       InputError: if a folder does not hold what it should, or the instruction is empty.
+      UnknownNameError: if the hypernetwork has not learned the task.
     """
     from jaxmtl.adapters.hypernet import adapters_of, left_out
     from jaxmtl.models.low_rank import COLLECTION
@@ -71,7 +72,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
         print(f"wrote {out} (PEFT, rank {adapter.rank}, alpha {adapter.alpha:g}; {whose})")
     if missing := left_out(hyper.config):
         save_adaptation(out, adaptation, pretrained)
-        print(f"an adapter leaves out {', '.join(missing)}; all of what the instruction does is in {out / FILE}")
+        print(f"an adapter leaves out {', '.join(missing)}; all that is done to the model is in {out / FILE}")
     return 0
 
 
@@ -80,8 +81,8 @@ def _reading(arguments: argparse.Namespace) -> "Callable[[Pretrained, Hyper], Ad
     from jaxmtl.adapters.hypernet import read_instructions, read_tasks
 
     if arguments.task is not None:
-        if arguments.examples is not None:
-            raise InputError("--task names a task that was learned; --examples are for hypernetworks that read them")
+        if arguments.examples is not None or arguments.prompt is not None:
+            raise InputError("--task names a task that was learned; --examples and --prompt are for instructions")
         return lambda pretrained, hyper: read_tasks(hyper, pretrained, [arguments.task])
     text, shown = _instruction(arguments), _demonstrations(arguments)
     if arguments.prompt == "plain":

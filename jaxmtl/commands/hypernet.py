@@ -89,6 +89,11 @@ def _continued(module: "HyperModel", path: str, hypernet: str | os.PathLike, mes
 
     found, _ = read_hyper_config(hypernet)
     theirs, ours = to_json(found), to_json(module.hyper)
+    if theirs["tasks"] != ours["tasks"]:
+        raise InputError(
+            f"HYPERNET {hypernet} has learned {len(theirs['tasks'])} tasks, this run has {len(ours['tasks'])}, and "
+            "they are not the same; give both runs the same STORE, SPLIT and NUM_CATEGORIES"
+        )
     for name in ours:
         if theirs[name] != ours[name] and name != "base":
             raise InputError(
@@ -107,7 +112,7 @@ def shared_stream(store: "TokenStore", *, make_stream: Callable[..., Any], **opt
     On many hosts, where a row cannot name an instruction of another host, each row keeps its own.
 
     Args:
-      store: the tokenised examples; must have instructions, or tasks that are learned by number.
+      store: the tokenised examples; must have instructions, or tasks that are learned by name.
       make_stream: `stream.train_stream` with its settings bound.
       **options: what a training stream has to know of the model and the mesh.
 
@@ -122,8 +127,8 @@ def shared_stream(store: "TokenStore", *, make_stream: Callable[..., Any], **opt
     stream = make_stream(store, **options)
     if not stream.rows.max_instruction_tokens:
         raise InputError(
-            f"token store {store.folder} has no instructions; cache with tasks/with_instructions.gin, or text with "
-            "OBJECTIVE=@text_objectives.Segmentation()"
+            f"token store {store.folder} has no instructions; cache with tasks/with_instructions.gin, tasks/p3.gin "
+            "with INSTRUCTION=@prompts.definition_only, or text with OBJECTIVE=@text_objectives.Segmentation()"
         )
     if options.get("num_hosts", 1) > 1:
         return stream

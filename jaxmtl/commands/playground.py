@@ -81,6 +81,8 @@ class Playground:
         """
         from jaxmtl.adapters.hypernet import InstructionCache
 
+        if hyper.config.encoder == "learned":
+            raise InputError("this hypernetwork knows its tasks by name and reads no instruction that could be typed")
         self._pretrained, self._hyper, self._max_tokens = pretrained, hyper, max_tokens
         self._cache, self._lock = InstructionCache(hyper, pretrained), threading.Lock()
 

@@ -100,7 +100,7 @@ def evaluate(
     names = store.task_names(split) if tasks is None else list(tasks)
     if getattr(pretrained.config, "heads", ()):
         raise InputError("this model has heads and writes no texts: fit its heads, with runs/few_shot_heads.gin")
-    check(pretrained, store, run_dir, split, few_shot)
+    check(pretrained, store, run_dir, split, names, few_shot)
     announce(store, split, names, few_shot.settings, progress)
     found = {}
     # One setting after the other: what is finished survives a stop, and hundreds of tasks fill a device anyway.
@@ -116,7 +116,14 @@ def evaluate(
     return found
 
 
-def check(pretrained: Pretrained, store: TokenStore, run_dir: pathlib.Path, split: str, few_shot: FewShot) -> None:
+def check(
+    pretrained: Pretrained,
+    store: TokenStore,
+    run_dir: pathlib.Path,
+    split: str,
+    names: Sequence[str],
+    few_shot: FewShot,
+) -> None:
     """Finds out before the first fit what scoring would refuse behind it.
 
     Args:
@@ -124,11 +131,14 @@ def check(pretrained: Pretrained, store: TokenStore, run_dir: pathlib.Path, spli
       store: the tokenised examples.
       run_dir: where the settings' folders are.
       split: the split that is scored.
+      names: the tasks.
       few_shot: which examples, and how long.
 
     Raises:
       InputError: if there are several processes, the store has another vocabulary, a split would be learnt and also
-        held out or scored, or a setting's folder holds results of another split.
+        held out or scored, a setting's folder holds results of another split, or a task has fewer examples than shots
+        are asked for.
+      UnknownNameError: if there is no split to learn from.
     """
     if jax.process_count() > 1:
         raise InputError(f"few-shot fits run in one process, on all its devices; here are {jax.process_count()}")
@@ -141,6 +151,19 @@ def check(pretrained: Pretrained, store: TokenStore, run_dir: pathlib.Path, spli
         )
     for setting in few_shot.settings:
         files.check_split(run_dir / setting.label, split)
+    _check_shots(store, names, few_shot)
+
+
+def _check_shots(store: TokenStore, names: Sequence[str], few_shot: FewShot) -> None:
+    most = max(setting.shots or 0 for setting in few_shot.settings)
+    counts = dict(zip(store.task_names(few_shot.split), store.sizes(few_shot.split).tolist(), strict=True))
+    short = [name for name in names if counts.get(name, 0) < most]
+    if short:
+        shown = ", ".join(f"{name} ({counts.get(name, 0)})" for name in short[:5]) + ", ..." * (len(short) > 5)
+        raise InputError(
+            f"{most} shots asked for, but {len(short)} of {len(names)} tasks have fewer examples in split "
+            f"{few_shot.split!r}: {shown}; ask for fewer (SHOTS), or name those that have enough (TASKS)"
+        )
 
 
 def announce(

@@ -76,8 +76,8 @@ def evaluate(
         raise InputError("a setting has 0 shots; a head that has learnt nothing answers by chance: leave it out")
     if adapters is not None:
         raise InputError("few-shot fits begin with the plain model; give no ADAPTER, or merge it into a checkpoint")
-    check(pretrained, store, run_dir, split, few_shot)
     names = store.task_names(split) if tasks is None else list(tasks)
+    check(pretrained, store, run_dir, split, names, few_shot)
     announce(store, split, names, few_shot.settings, progress)
     found: dict[str, Scores] = {}
     for setting in few_shot.settings:

@@ -66,8 +66,8 @@ def evaluate(
         raise InputError("whole models are fitted to texts, on one device; give a model without heads, and no MESH")
     if adapters is not None:
         raise InputError("few-shot fits begin with the plain model; give no ADAPTER, or merge it into a checkpoint")
-    check(pretrained, store, run_dir, split, few_shot)
     names = store.task_names(split) if tasks is None else list(tasks)
+    check(pretrained, store, run_dir, split, names, few_shot)
     announce(store, split, names, few_shot.settings, progress)
     found: dict[str, Scores] = {}
     for setting in few_shot.settings:

@@ -13,6 +13,8 @@ from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained
 from jaxmtl.weights.fingerprint import weights_hash
 
+MOST_HELD = 256
+"""Instructions whose adaptations are held at once: of T5 base each takes tens of megabytes."""
 Choice = Callable[[Sequence[str], Sequence[str]], list[str]]
 """Maps the names [N] of tasks and their categories [N] to the task whose instruction each of them gets, [N]."""
 
@@ -32,6 +34,8 @@ def own(names: Sequence[str], categories: Sequence[str]) -> list[str]:
 
 def of_another_category(names: Sequence[str], categories: Sequence[str], *, seed: int = 0) -> list[str]:
     """Gives each task the instruction of one of another category: a control of whether instructions are used at all.
+
+    Categories that share instructions, such as P3's three rounds of ANLI, may give a task its own.
 
     Args:
       names: as in `own`.
@@ -115,7 +119,7 @@ def instructions_of(store: TokenStore, split: str, task: str, count: int, hyper:
     if not examples.has_instructions:
         raise InputError(
             f"token store {store.folder}: task {task} has no instructions for the hypernetwork; cache with "
-            "tasks/with_instructions.gin"
+            "tasks/with_instructions.gin, or tasks/p3.gin with INSTRUCTION=@prompts.definition_only"
         )
     return Instructions(hyper=hyper, ids=[examples.instruction(row % len(examples)) for row in range(count)])
 
@@ -129,8 +133,16 @@ def instructed(pretrained: Pretrained, given: Sequence[Instructions]) -> Instruc
 
     Returns:
       What scoring and generation take as adapter.
+
+    Raises:
+      InputError: if there are more instructions than are held at once.
     """
     rows = [tuple(np.asarray(ids).tolist()) for one in given for ids in one.ids]
     place = {ids: number for number, ids in enumerate(dict.fromkeys(rows))}
+    if len(place) > MOST_HELD:
+        raise InputError(
+            f"{len(rows)} examples have {len(place)} different instructions; at most {MOST_HELD} are held at once: "
+            "store one for each task, or score fewer examples of each (MAX_EXAMPLES)"
+        )
     read = [read_ids(given[0].hyper, pretrained, [list(ids)]) for ids in place]
     return Instructed(adaptation=together(read), index=np.array([place[ids] for ids in rows], np.int32))

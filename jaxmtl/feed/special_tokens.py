@@ -5,17 +5,26 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxmtl.tokenizers import Tokenizer
+from jaxmtl.types import InputError
 
 
 def around_texts(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Returns the special tokens that a tokenizer puts before and behind a text.
+    """Finds the special tokens that a tokenizer puts before and behind a text.
 
     Args:
       tokenizer: the tokenizer.
+
+    Returns:
+      Both.
+
+    Raises:
+      InputError: if it changes the text between them.
     """
     framed, bare = tokenizer.encode("a"), tokenizer.encode("a", add_special_tokens=False)
-    start = next(place for place in range(len(framed)) if framed[place : place + len(bare)] == bare)
-    return framed[:start], framed[start + len(bare) :]
+    for start in range(len(framed) - len(bare) + 1):
+        if framed[start : start + len(bare)] == bare:
+            return framed[:start], framed[start + len(bare) :]
+    raise InputError(f"vocabulary {tokenizer.source}: a text has other ids between special tokens than without them")
 
 
 def without_special(ids: Sequence[int] | np.ndarray, start: Sequence[int], eos_token_id: int) -> list[int]:

@@ -42,7 +42,7 @@ class Form(Protocol):
 
     @property
     def query_special_tokens(self) -> bool:
-        """Returns whether a query keeps the end token of its input."""
+        """Returns whether a query has the special tokens that the tokenizer gives an input."""
         ...
 
     @property
@@ -71,6 +71,8 @@ class Writing:
         tokenizer = store.tokenizer()
         plain = lambda text: tokenizer.encode(text, add_special_tokens=False) if text else []
         self.form, self.end, self.around = form, tokenizer.eos_token_id, around_texts(tokenizer)
+        lacks_end = not store.manifest.preprocessing.get("input_ends", True)
+        self.added = len(self.around[1]) if form.query_special_tokens and lacks_end else 0
         self.before, self.between, self.query = map(plain, (form.input_prefix, form.output_prefix, form.query_token))
         if form.query_token and (len(self.query) != 1 or self.query[0] == tokenizer.unk_token_id):
             raise InputError(f"queries are to begin with {form.query_token!r}, which is no token of {store.folder}")
@@ -95,8 +97,7 @@ class Writing:
         """Returns the most tokens of a support or a query, given the most of an example's input and target."""
         source = len(self.before) + min(longest_input, self.room[0])
         output = len(self.between) + min(longest_target, self.room[1])
-        around = sum(map(len, self.around)) if self.form.query_special_tokens else 0
-        asked = len(self.query) + longest_input + around
+        asked = len(self.query) + longest_input + self.added
         return max(source + output, min(asked, self.form.max_input_tokens))
 
     def _text(self, inputs: np.ndarray) -> list[int]:

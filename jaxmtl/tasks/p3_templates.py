@@ -8,7 +8,6 @@ printing what is not there (a label without a choice) is an error instead of an 
 import dataclasses
 import functools
 import random
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import jinja2
 import jinja2.meta
 import jinja2.sandbox
 import yaml
+from jinja2 import nodes
 
 from jaxmtl.tasks.fewshot import stable_hash
 from jaxmtl.types import InputError, unknown_name
@@ -27,7 +27,6 @@ MAX_VALUE_LENGTH = 2048
 """Printed values are cut to this many characters, at a word's end, as promptsource does unless told otherwise."""
 _PROTECTED = "\x00\x01\x02"  # as long as the separator; what stands for the separator where a row's own text holds it
 _ANSWER_CHOICES = "answer_choices"
-_JINJA = re.compile(r"\{\{.*?\}\}|\{%.*?%\}|\{#.*?#\}", re.DOTALL)
 _RANDOM = "jaxmtl_random"
 
 Row = Mapping[str, Any]
@@ -79,9 +78,14 @@ class Template:
 
     @property
     def instruction(self) -> str:
-        """The part that makes the input, with nothing where Jinja would act: what a hypernetwork reads of the task."""
-        texts = (line.strip() for line in _JINJA.sub(" ", self.jinja.split(SEPARATOR)[0]).splitlines())
-        return "\n".join(" ".join(text.split()) for text in texts if text)
+        """The text of the input without the row: what a hypernetwork reads of the task; see `blanked`."""
+        choices = None
+        if self.answer_choices is not None and not _names(_environment().parse(self.answer_choices)):
+            choices = _parts(_compiled(self.answer_choices), {})
+        try:
+            return blanked(self.jinja, {} if choices is None else {_ANSWER_CHOICES: choices})
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+            raise InputError(f"{self.where}: fails without a row ({_one_line(error)})") from error
 
     def render(self, row: Row, *, seed: int = 0) -> Rendered | None:
         """Renders a row.
@@ -115,6 +119,56 @@ class Template:
         if len(parts) != 2 or not all(parts):
             return None
         return Rendered(inputs=parts[0], target=parts[1], choices=tuple(choices or ()))
+
+
+def blanked(jinja: str, known: Mapping[str, Any]) -> str:
+    """Renders what a template says of every row, with nothing where a row's fields would stand.
+
+    Of a condition both sides remain, of a loop one round; what a template chooses at random is chosen once for all.
+
+    Args:
+      jinja: the template.
+      known: values of names that do not depend on the row.
+
+    Returns:
+      The text of the input, without empty lines and repeated blanks.
+
+    Source: choice 11 of methods 8.
+    """
+    drawn = random.Random(stable_hash(0, jinja, "instruction"))
+    kept: list[nodes.Node] = []  # assignments of what does not depend on a row
+    names = {*known, *_environment().globals}
+    texts: list[str] = []
+
+    def visit(node: nodes.Node) -> None:
+        if isinstance(node, nodes.TemplateData):
+            texts.append(node.data)
+        elif isinstance(node, nodes.Assign) and isinstance(node.target, nodes.Name) and _names(node.node) <= names:
+            kept.append(node)
+            names.add(node.target.name)
+        elif isinstance(node, nodes.Output):
+            for part in node.nodes:
+                visit(part)
+        elif isinstance(node, nodes.Expr):
+            texts.append(value_of(node) if _names(node) <= names else " ")
+        else:
+            for child in node.iter_child_nodes(only=("body", "elif_", "else_")):
+                visit(child)
+
+    def value_of(node: nodes.Expr) -> str:
+        output = nodes.Output([node], lineno=1, environment=_environment())
+        whole = nodes.Template([*kept, output], lineno=1, environment=_environment())
+        return _environment().from_string(whole).render({**known, _RANDOM: lambda: drawn})
+
+    visit(_environment().parse(jinja))
+    lines = (" ".join(line.split()) for line in "".join(texts).split(SEPARATOR)[0].splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def _names(node: nodes.Node) -> set[str]:
+    """Returns the names that a node reads."""
+    itself = [node] if isinstance(node, nodes.Name) else []
+    return {name.name for name in (*itself, *node.find_all(nodes.Name)) if name.ctx == "load"}
 
 
 def read_templates(file: Path) -> list[Template]:

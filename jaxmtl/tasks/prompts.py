@@ -149,7 +149,7 @@ def definition_only(task: TaskSpec, example: Example, *, max_tokens: int = MAX_T
     Raises:
       InputError: if a number is out of range, or the definition is empty.
 
-    Source: methods 1.1 ("only template as input"); choice 11 of methods 8. Its other option is `bare`.
+    Source: methods 1.1 ("only template as input"); choice 11 of methods 8.
     """
     _check(max_tokens)
     if not task.definition.strip():

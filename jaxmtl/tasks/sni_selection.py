@@ -5,7 +5,7 @@ task's splits depend on its own file only. Source: methods sheet, sections 2.2 a
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -196,7 +196,8 @@ class OfficialTest:
     Attributes:
       first: how many instances of the file's beginning count.
       limit: a seeded cut among them; None for all, in file order.
-      num_fewshot: "fewshot", examples to tune on: so many of all instances that are not in "test", or as many as are.
+      num_fewshot: "fewshot", examples to tune on: so many of all instances whose input is none of "test", or as many as
+        there are.
       seed: the data seed of the cut, and of the examples to tune on.
 
     Raises:
@@ -219,9 +220,12 @@ class OfficialTest:
         """Returns "test", and "fewshot" if asked for and there is any."""
         count = min(self.first, len(task.examples))
         test = range(count) if self.limit is None else self._cut(count, task.name)
+        return _filled({"test": test, "fewshot": self._others(task, test) if self.num_fewshot else ()})
+
+    def _others(self, task: TaskSpec, test: Sequence[int]) -> list[int]:
+        asked = {task.examples[index].inputs for index in test}  # some files hold the same instance twice
         order = seeded_order(len(task.examples), self.seed, task.name, "fewshot")
-        others = [index for index in order if index not in test]
-        return _filled({"test": test, "fewshot": others[: self.num_fewshot]})
+        return [index for index in order if task.examples[index].inputs not in asked][: self.num_fewshot]
 
     def _cut(self, count: int, name: str) -> list[int]:
         return seeded_order(count, self.seed, name)[: self.limit]

@@ -267,7 +267,7 @@ PRESETS_OF_TOYS = {
     "hint": (hint(outputs=(PrefixOutput(length=2), BottleneckOutput(width=2))), None),
     "hypertuning": (PRESETS["hypertuning"](outputs=(PrefixOutput(length=2),)), None),
     "hypter": (PRESETS["hypter"](), T5(T5_CONFIG)),
-    "text_to_lora": (text_to_lora(tasks="abcde", **SMALL), None),
+    "text_to_lora": (text_to_lora(tasks=[*"abcde"], **SMALL), None),
 }
 
 
@@ -338,8 +338,8 @@ def test_rows_of_a_collection_are_those_of_their_instruction():
     np.testing.assert_allclose(flat(given["lora"])[path], np.moveaxis(taken, 0, 1) * 2.0, rtol=1e-6)
 
 
-def test_tasks_that_are_learned_by_number_take_no_instructions():
-    module = HyperModel(text_to_lora(tasks="abcde"), BASE)
+def test_tasks_that_are_learned_by_name_take_no_instructions():
+    module = HyperModel(text_to_lora(tasks=[*"abcde"]), BASE)
     read = lambda params: module.apply({"params": params}, INSTRUCTIONS, method="adapt")
-    with pytest.raises(InputError, match="reads one for each; found rows of 6 ids"):
+    with pytest.raises(InputError, match="reads one number for each; found rows of 6 ids"):
         jax.eval_shape(read, nn.unbox(abstract_params(module)))

@@ -70,6 +70,7 @@ def test_what_is_written_answers_as_the_hypernetwork_does(model, config, tmp_pat
         (["--instruction", "say it"], "holds no hypernet.json"),
         (["--instruction", "say it", "--examples", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
         (["--task", "a", "--examples", "x"], "--task names a task that was learned"),
+        (["--task", "a", "--prompt=plain"], "--task names a task that was learned"),
         (
             ["--instruction", "say it", "--examples", "x", "--prompt=plain"],
             "--prompt=plain takes the instruction",

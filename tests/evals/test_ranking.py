@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 from choice_toy import ROWS, choice_store
-from hyper_toy import LORA, random_like
+from hyper_toy import EVERYTHING, LORA, random_like
 
 from jaxmtl.adapters.hyper_config import HyperConfig, MeanPooling
 from jaxmtl.adapters.hyper_model import HyperModel
-from jaxmtl.adapters.hypernet import Hyper, adapters_of, read_tasks
+from jaxmtl.adapters.hypernet import Hyper, InstructionCache, adapters_of, read_tasks
 from jaxmtl.evals import files, ranking, scoring
 from jaxmtl.evals.instructed import ByInstruction
 from jaxmtl.types import InputError
@@ -106,6 +106,22 @@ def test_a_hypernetwork_makes_what_each_task_is_ranked_with(pretrained, choices,
         expected = scoring.score_choices(pretrained, [inputs], [texts], adapter=adapters[task])[0]
         row = files.read_rows(files.prediction_file(tmp_path, task))[0]
         np.testing.assert_allclose(row["sums"], expected, rtol=1e-5)
+
+
+@pytest.mark.long
+def test_instructions_of_a_store_are_ranked_with(pretrained, choices, tokenizer, tmp_path):
+    told = {task: f"say {task.replace('_', ' ')}" for task in ROWS}
+    instruction = lambda task, example, **options: told[task.name]
+    store = choice_store(tmp_path / "store", tokenizer, instruction=instruction)
+    params = random_like(HyperModel(EVERYTHING, pretrained.module), seed=2, spread=0.2)
+    hyper = Hyper(config=EVERYTHING, params={name: tree for name, tree in params.items() if name != "base"})
+    ranking.evaluate(pretrained, store, "test", tmp_path / "run", adapters=ByInstruction(hyper=hyper))
+    cache = InstructionCache(hyper, pretrained)
+    for task, (_, examples) in ROWS.items():
+        inputs, texts, _ = examples[0]
+        expected = scoring.score_choices(pretrained, [inputs], [texts], adapter=cache.of([told[task]]))[0]
+        row = files.read_rows(files.prediction_file(tmp_path / "run", task))[0]
+        np.testing.assert_allclose(row["sums"], expected, rtol=1e-4)
 
 
 def test_what_cannot_be_ranked_is_refused(pretrained, store, choices, tmp_path):

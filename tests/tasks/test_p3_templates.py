@@ -67,8 +67,14 @@ def test_a_template_that_does_not_apply_makes_nothing():
 
 
 def test_an_instruction_is_what_is_left_without_the_row():
-    jinja = "{% if x %}{{premise}} Using  only the\n{{ x }}\nabove, {{ hypothesis }}? ||| {{ answer }}"
+    jinja = "{% if x %}{{premise}} Using  only the\n{{ x }}\nabove, {{ hypothesis }}?{% endif %} ||| {{ answer }}"
     assert template(jinja).instruction == "Using only the\nabove, ?"
+    constants = 'Is {{ claim }} {{"true"}}, {{ answer_choices[1] }} or {{ answer_choices[2] | lower }}? ||| {{ x }}'
+    assert template(constants, "a ||| b ||| C").instruction == "Is true, b or c?"
+    assert template(constants, "a ||| {{ b }} ||| C").instruction == "Is true, or ?"
+    chosen = "{% set all = ['How?', 'Why?'] %}{{ all | choice }} {% for one in rows %}({{ one }}){% endfor %} ||| x"
+    assert template(chosen).instruction in ("How? ( )", "Why? ( )")
+    assert template(chosen).instruction == template(chosen).instruction
 
 
 def test_choices_may_depend_on_fields_and_their_number_may_vary():
@@ -148,3 +154,7 @@ def test_bad_rows_are_one_line():
 def test_all_real_templates_are_read():
     templates = [one for file in sorted(REAL.rglob("templates.yaml")) for one in read_templates(file)]
     assert len(templates) == 608
+    without_words = [one.name for one in templates if not one.instruction]
+    assert len(without_words) == 7, "they show the row alone"
+    (claim,) = {one.instruction for one in templates if one.name == "claim true/false/inconclusive"}
+    assert claim == 'Based on that information, is the claim: " " true, false, or inconclusive?'

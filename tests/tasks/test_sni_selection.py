@@ -50,6 +50,12 @@ def test_examples_to_tune_on_are_none_of_those_that_are_scored():
     assert given["test"] == selection.OfficialTest(limit=10).splits(task(110), None)["test"]
     assert len(set(given["fewshot"])) == 40 and not set(given["fewshot"]) & set(given["test"])
     assert min(given["fewshot"]) < 100, "they may be among the first"
+    twice = task(110)
+    again = (dataclasses.replace(one, id=f"{one.id}-again") for one in twice.examples)
+    twice = dataclasses.replace(twice, examples=(*twice.examples, *again))
+    found = selection.OfficialTest(num_fewshot=40).splits(twice, None)
+    texts = lambda split: {twice.examples[index].inputs for index in found[split]}
+    assert not texts("fewshot") & texts("test") and len(found["fewshot"]) == 20
     assert len(selection.OfficialTest(num_fewshot=40).splits(task(110), None)["fewshot"]) == 10
     assert "fewshot" not in selection.OfficialTest(num_fewshot=40).splits(task(90), None)
 
