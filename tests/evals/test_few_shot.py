@@ -91,7 +91,7 @@ def test_other_settings_are_fitted_anew(pretrained, store, tmp_path, monkeypatch
 def test_what_cannot_be_done_is_refused(pretrained, store, tmp_path):
     with pytest.raises(InputError, match="none twice"):
         few_shot.FewShot(split="validation", settings=[Setting(), Setting()])
-    with pytest.raises(InputError, match="9 shots asked for, but \d of \d tasks have fewer .*task1_colour \(2\)"):
+    with pytest.raises(InputError, match=r"9 shots asked for, but \d of \d tasks have fewer .*task1_colour \(2\)"):
         run(pretrained, store, tmp_path, dataclasses.replace(HOW, settings=settings(shots=(9,))))
     with pytest.raises(UnknownNameError, match="fewshot"):
         run(pretrained, store, tmp_path, dataclasses.replace(HOW, split="fewshot"))
