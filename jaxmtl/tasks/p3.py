@@ -56,7 +56,8 @@ def load(
       the template does not apply to).
 
     Raises:
-      InputError: if the folder is missing or holds none of the sets, or a file or a template is bad.
+      InputError: if the folder is missing or holds none of the sets, no set has one of the few-shot files, or a file or
+        a template is bad.
       UnknownNameError: if there is no such set, choice of templates, or template.
     """
     home = Path(data_dir) if data_dir is not None else None
@@ -79,6 +80,12 @@ def load(
             tasks[task.name] = task
     if not tasks:
         raise InputError(f"{data_dir}: holds templates and rows of none of the sets {', '.join(names or SETS)}")
+    for shots, key in few_shot_files:
+        if not any(p3_sources.few_shot_split(shots, key) in task.splits for task in tasks.values()):
+            raise InputError(
+                f"{data_dir}: none of the sets {', '.join(known)} has a few-shot file of {shots} shots and seed {key} "
+                "(FEW_SHOT_FILES)"
+            )
     return tasks
 
 

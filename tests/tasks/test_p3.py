@@ -92,6 +92,8 @@ def test_few_shot_splits_are_the_published_files_and_all_their_rows(folder):
         "fewglue": ["g"],
     }
     assert len(task.examples) == 6  # y is one example of three splits
+    with pytest.raises(InputError, match="copa.* has a few-shot file of 16 shots and seed 7"):
+        catalog.load("p3", folder, few_shot_files=[(16, 7)])
 
 
 def test_rows_that_a_template_does_not_apply_to_are_counted(folder):
