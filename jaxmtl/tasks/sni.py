@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxmtl.tasks import metrics
-from jaxmtl.tasks.sni_selection import EveryTask, Selection, read_task_list
+from jaxmtl.tasks.sni_selection import EveryTask, Selection
 from jaxmtl.tasks.spec import Demonstration, TaskSpec, check_task_name
+from jaxmtl.tasks.task_lists import read_task_list
 from jaxmtl.types import Example, InputError, unknown_name
 
 _log = logging.getLogger(__name__)

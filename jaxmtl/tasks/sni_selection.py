@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from jaxmtl.tasks.fewshot import seeded_order
-from jaxmtl.tasks.spec import TaskSpec, check_task_name
+from jaxmtl.tasks.spec import TaskSpec
+from jaxmtl.tasks.task_lists import read_task_list
 from jaxmtl.types import InputError, unknown_name
 
 Splits = Mapping[str, tuple[int, ...]]
@@ -94,31 +95,6 @@ class Selection(Protocol):
           InputError: if the selection cannot do with the role.
         """
         ...
-
-
-def read_task_list(folder: Path, task_list: str | Path) -> list[str]:
-    """Reads a file with one task name a line.
-
-    Args:
-      folder: what a relative path starts from.
-      task_list: the file.
-
-    Returns:
-      The names in the file's order, each once.
-
-    Raises:
-      InputError: if the file cannot be read, is empty, or a line is no task name.
-    """
-    path = folder / task_list
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"task list {path}: cannot be read ({error}); expected one task name a line") from error
-    named = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
-    names = dict.fromkeys(check_task_name(name, f"{path} line {number}") for number, name in named)
-    if not names:
-        raise InputError(f"task list {path} is empty; expected one task name a line")
-    return list(names)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,7 +196,7 @@ class OfficialTest:
         """Returns "test", and "fewshot" if asked for and there is any."""
         count = min(self.first, len(task.examples))
         test = range(count) if self.limit is None else self._cut(count, task.name)
-        return _filled({"test": test, "fewshot": self._others(task, test) if self.num_fewshot else ()})
+        return _filled({"test": test, "fewshot": self._others(task, test) if self.num_fewshot else []})
 
     def _others(self, task: TaskSpec, test: Sequence[int]) -> list[int]:
         asked = {task.examples[index].inputs for index in test}  # some files hold the same instance twice
