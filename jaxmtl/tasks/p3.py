@@ -81,7 +81,7 @@ def load(
     if not tasks:
         raise InputError(f"{data_dir}: holds templates and rows of none of the sets {', '.join(names or SETS)}")
     for shots, key in few_shot_files:
-        if not any(p3_sources.few_shot_split(shots, key) in task.splits for task in tasks.values()):
+        if not any(p3_sources.few_shot_split(shots, key) in task.metadata["num_left_out"] for task in tasks.values()):
             raise InputError(
                 f"{data_dir}: none of the sets {', '.join(known)} has a few-shot file of {shots} shots and seed {key} "
                 "(FEW_SHOT_FILES)"

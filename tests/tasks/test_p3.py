@@ -40,7 +40,7 @@ templates:
     metadata: !TemplateMetadata {original_task: true}
     name: GPT-3 style
 """
-FILES = [(16, 0), (16, 100), (16, 32)]
+FILES = [(16, 0), (16, 100)]
 
 
 def copa(premise, question, label=0, **more):
