@@ -41,17 +41,19 @@ def main() -> None:
         print(f"{sum(map(len, batches))} prompts", flush=True)
         cells: dict[str, Any] = {}
         for family in arguments.families:
-            cells |= compare(root / family, family, sizes.layers[family], batches, arguments.beams)
+            cells |= compare(root / family, family, sizes.layers[family], batches, arguments.beams, MAX_NEW)
     first = next(iter(cells.values()))
     measuring.print_result("decode", first | {"cells": cells, "sizes": vars(sizes)}, arguments)
 
 
-def compare(folder: pathlib.Path, family: str, layers: int, batches: Batches, beams: list[int]) -> dict[str, Any]:
+def compare(
+    folder: pathlib.Path, family: str, layers: int, batches: Batches, beams: list[int], max_new: int
+) -> dict[str, Any]:
     """Returns figures by family and number of beams."""
     requests = [(number, count) for count in beams for number in range(len(batches))]
-    with measuring.side(theirs, folder, family, layers, batches, beams) as peer:
+    with measuring.side(theirs, folder, family, layers, batches, beams, max_new) as peer:
         print(f"{family}, HF: ready in {peer.ready().seconds:.1f} s", flush=True)  # and has written the weights
-        with measuring.side(ours, folder, family, batches, beams) as mine:
+        with measuring.side(ours, folder, family, batches, beams, max_new) as mine:
             print(f"{family}, ours: ready in {mine.ready().seconds:.1f} s", flush=True)
             answers = measuring.in_turns({"ours": mine.ask, "hf": peer.ask}, requests)
             memory = {"ours": mine.peak_memory() / 1e9, "hf": peer.peak_memory() / 1e9}
@@ -93,7 +95,7 @@ def make_batches(store: pathlib.Path, most: int, batch_size: int) -> list[list[l
 
 
 def ours(
-    folder: pathlib.Path, family: str, batches: Batches, beams: list[int]
+    folder: pathlib.Path, family: str, batches: Batches, beams: list[int], max_new: int
 ) -> tuple[Callable[[tuple[int, int]], Any], Any]:
     from jaxmtl.evals.decoding import Decoding
     from jaxmtl.evals.generation import generate_ids
@@ -106,7 +108,7 @@ def ours(
         number, count = request
         batch = workload.in_vocabulary(family, batches[number])
         decoding = Decoding(method="beam", num_beams=count) if count > 1 else Decoding()
-        rows = generate_ids(pretrained, batch, max_tokens=MAX_NEW, decoding=decoding, batch_size=len(batch))
+        rows = generate_ids(pretrained, batch, max_tokens=max_new, decoding=decoding, batch_size=len(batch))
         return [row.tolist() for row in rows]
 
     shapes = {(len(batch), bucket(len(batch[0]))): number for number, batch in enumerate(batches)}
@@ -117,7 +119,7 @@ def ours(
 
 
 def theirs(
-    folder: pathlib.Path, family: str, layers: int, batches: Batches, beams: list[int]
+    folder: pathlib.Path, family: str, layers: int, batches: Batches, beams: list[int], max_new: int
 ) -> tuple[Callable[[tuple[int, int]], Any], Any]:
     import torch
 
@@ -129,9 +131,9 @@ def theirs(
         number, count = request
         batch = workload.in_vocabulary(family, batches[number])
         inputs, mask = (torch.tensor(rows, device=model.device) for rows in padded(batch, in_front=family == "gpt2"))
-        options = dict(max_new_tokens=MAX_NEW, do_sample=False, num_beams=count)
+        options = dict(max_new_tokens=max_new, do_sample=False, num_beams=count)
         tokens = model.generate(input_ids=inputs, attention_mask=mask, **options)
-        return tokens[:, -MAX_NEW:].tolist()
+        return tokens[:, -max_new:].tolist()
 
     for count in beams:
         generate((len(batches) - 1, count))

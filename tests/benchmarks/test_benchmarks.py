@@ -209,7 +209,7 @@ def test_generation_is_the_same_as_that_of_torch(tmp_path, family):
     workload, decode = importlib.import_module("workload"), importlib.import_module("decode")
     arguments = workload.make_parser("text").parse_args(["--data", "toy"])
     batches = decode.make_batches(workload.make_store(arguments, tmp_path, "test", 5, (64, 16)), 4, 2)
-    cells = decode.compare(tmp_path / "model", family, 1, batches, [1, 2])
+    cells = decode.compare(tmp_path / "model", family, 1, batches, [1, 2], 8)
     assert [*cells] == [f"{family}_greedy", f"{family}_beam2"]
     assert all(figures["identical"] == 1.0 and figures["ratio"] > 0 for figures in cells.values())
 
