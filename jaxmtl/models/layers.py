@@ -74,8 +74,8 @@ class Dense(nn.Module):
 def project(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiplies by a kernel, with a gradient that moves less memory on CPUs.
 
-    A CPU turns one factor of the kernel's gradient on its side, together with whatever was fused into it. Here this is
-    always the narrower factor: over a whole step of T5 v1.1 small that saves a fifth of the time.
+    A CPU turns one factor of the kernel's gradient on its side. Here this is always the narrower factor, and nothing is
+    fused into the turning, which would take twice the time: in all that saves a fifth of a step of T5 v1.1 small.
 
     Args:
       x: [..., in].
@@ -92,11 +92,14 @@ def _project_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[
 
 
 def _project_backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
+    # One barrier for each: where the kernel is frozen, what is behind x is not computed.
+    x, grad, kernel = jax.lax.optimization_barrier(saved[0]), jax.lax.optimization_barrier(grad), saved[1]
     others = tuple(range(x.ndim - 1))
     over_others = lambda a, b: jax.lax.dot_general(a, b, ((others, others), ((), ())))
-    narrow_input = x.shape[-1] <= grad.shape[-1]
-    return jnp.dot(grad, kernel.T), over_others(x, grad) if narrow_input else over_others(grad, x).T
+    if x.shape[-1] <= grad.shape[-1]:
+        return jnp.dot(grad, kernel.T), over_others(x, grad)
+    # Without the barrier the compiler swaps the two factors.
+    return jnp.dot(grad, kernel.T), jax.lax.optimization_barrier(over_others(grad, x)).T
 
 
 project.defvjp(_project_forward, _project_backward)

@@ -46,17 +46,17 @@ def attend_by_rows(
 
 def _forward(query: Any, key: Any, value: Any, bias: Any, mask: Any, keep: Any) -> tuple[jax.Array, tuple]:
     def one_row(row: tuple) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        query, key, value, mask, keep = row
+        query, key, kept, mask = row
         scores = _scores(query, key, bias, mask)
         top = jnp.max(scores, axis=-1, keepdims=True)
         weights = jnp.exp(scores - top)
         total = jnp.sum(weights, axis=-1, keepdims=True)
         # Dividing by infinity, here and in the backward pass, gives weight 0 to all keys of a query that sees none.
         total = jnp.where(top > HIDDEN / 2, total, jnp.inf)
-        mixed = jnp.einsum("hts,hsk->htk", weights.astype(value.dtype), _kept(value, keep))
+        mixed = jnp.einsum("hts,hsk->htk", weights.astype(kept.dtype), kept)
         return (mixed / total).astype(query.dtype), (top, total)
 
-    rows = jax.lax.map(one_row, (query, key, value, mask, keep))
+    rows = jax.lax.map(one_row, (query, key, _kept(value, keep), mask))
     mixed, softmax = checkpoint_name(rows, SAVED_NAME)
     return mixed, (query, key, value, bias, mask, keep, mixed, softmax)
 
@@ -65,21 +65,24 @@ def _backward(saved: tuple, cotangent: jax.Array) -> tuple:
     query, key, value, bias, mask, keep, mixed, softmax = saved
 
     def one_row(bias_grad: jax.Array | None, row: tuple) -> tuple[jax.Array | None, tuple]:
-        query, key, value, mask, keep, mixed, (top, total), grad = row
+        query, turned_query, key, kept, mask, (top, total), shared, grad, turned_grad = row
         weights = jnp.exp(_scores(query, key, bias, mask) - top) / total
-        value_grad = _kept(jnp.einsum("hts,htk->hsk", weights.astype(grad.dtype), grad), keep)
-        weights_grad = jnp.einsum("htk,hsk->hts", grad, _kept(value, keep), preferred_element_type=jnp.float32)
-        # The softmax's own gradient: what all weights of a query share drops out.
-        shared = jnp.sum(grad.astype(jnp.float32) * mixed.astype(jnp.float32), axis=-1, keepdims=True)
+        kept_grad = jnp.matmul(turned_grad, weights.astype(grad.dtype))
+        weights_grad = jnp.einsum("htk,hsk->hts", grad, kept, preferred_element_type=jnp.float32)
         scores_grad = weights * (weights_grad - shared)
         low = scores_grad.astype(query.dtype)
-        grads = (jnp.einsum("hts,hsk->htk", low, key), jnp.einsum("hts,htk->hsk", low, query), value_grad)
+        grads = (jnp.einsum("hts,hsk->htk", low, key), jnp.matmul(turned_query, low), kept_grad)
         return (None if bias_grad is None else bias_grad + _over_heads(scores_grad, bias_grad.shape[0])), grads
 
+    # The softmax's own gradient: what all weights of a query share drops out.
+    shared = jnp.sum(cotangent.astype(jnp.float32) * mixed.astype(jnp.float32), axis=-1, keepdims=True)
+    # What can be is computed before the loop: fused into a row's products it slows them down. Gradients of keys and
+    # values are computed on their side, [H, K, S], so that only narrow factors are turned, never weights.
+    narrow = (query, _turned(query), key, _kept(value, keep), mask)
     start = None if bias is None else jnp.zeros_like(bias)
-    rows = (query, key, value, mask, keep, mixed, softmax, cotangent)
-    bias_grad, (query_grad, key_grad, value_grad) = jax.lax.scan(one_row, start, rows)
-    return query_grad, key_grad, value_grad, bias_grad, None, None
+    rows = (*narrow, softmax, shared, cotangent, _turned(cotangent))
+    bias_grad, (query_grad, key_grad, kept_grad) = jax.lax.scan(one_row, start, rows)
+    return query_grad, _turned(key_grad), _kept(_turned(kept_grad), keep), bias_grad, None, None
 
 
 attend_by_rows.defvjp(_forward, _backward)
@@ -94,8 +97,13 @@ def _scores(query: jax.Array, key: jax.Array, bias: jax.Array | None, mask: Mask
 
 
 def _kept(value: jax.Array, keep: jax.Array | None) -> jax.Array:
-    """Multiplies [H, S, K] by a dropout mask over keys [H, S]: the same as multiplying the weights by it."""
+    """Multiplies [..., S, K] by a dropout mask over keys [..., S]: the same as multiplying the weights by it."""
     return value if keep is None else value * keep[..., None].astype(value.dtype)
+
+
+def _turned(x: jax.Array) -> jax.Array:
+    """Swaps the last two axes."""
+    return jnp.swapaxes(x, -1, -2)
 
 
 def _over_heads(scores_grad: jax.Array, num_heads: int) -> jax.Array:
