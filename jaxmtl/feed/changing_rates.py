@@ -47,7 +47,10 @@ class ChangingRates(Protocol):
 
     @property
     def steady_steps(self) -> int | None:
-        """Returns the steps over which shares hardly change, which may be drawn at once and shuffled; None for all."""
+        """Returns the steps over which shares hardly change, which may be drawn at once and shuffled.
+
+        None where they never change: then they are computed once, unless losses matter.
+        """
         ...
 
     def weights(self, facts: RateFacts) -> np.ndarray:
@@ -61,7 +64,8 @@ class ReverseAnnealing:
 
     Attributes:
       last_temperature: temperature at the end; 1 stays proportional, large ones end uniform.
-      num_steps: steps from the first to the last temperature; it stays there.
+      num_steps: steps from the first to the last temperature; it stays there. A step is a draw of the batch size's
+        rows, so where the layout chooses other numbers of rows, updates come somewhat sooner or later.
       clock: maps the step's share of `num_steps`, 0 ... 1, to the temperature's share of its way.
 
     Source: methods 2.6 (reverse annealing).
@@ -102,7 +106,7 @@ class ReverseAnnealing:
 class DynamicWeightAverage:
     """Weighs tasks by how little their loss fell: exp(ratio of the last two periods' losses / temperature).
 
-    Until a task has been seen in two periods its ratio is 1.
+    A task that was not seen in both of them has ratio 1, as all have before two periods are over.
 
     Attributes:
       loss_period: steps of a period.
@@ -130,8 +134,8 @@ class DynamicWeightAverage:
 
     @property
     def steady_steps(self) -> int:
-        """Returns a period: shares are those of the last two that are over."""
-        return self.loss_period
+        """Returns a tenth of a period: what is drawn at once keeps its shares when one more period is over."""
+        return max(1, self.loss_period // 10)
 
     def weights(self, facts: RateFacts) -> np.ndarray:
         """Returns weights float64 [N]."""
@@ -179,7 +183,8 @@ class FunctionRates:
     Attributes:
       function: maps `RateFacts` to weights [N].
       loss_period: steps that `RateFacts.losses` are averaged over; None leaves them empty.
-      steady_steps: steps over which its shares hardly change; they are drawn at once and shuffled. None is any number.
+      steady_steps: steps over which its shares hardly change; they are drawn at once and shuffled. None where they
+        never change.
     """
 
     function: Callable[[RateFacts], ArrayLike]

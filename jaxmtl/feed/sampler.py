@@ -120,6 +120,11 @@ class Sampler:
         self.shares = self.shares_at(0, None)
 
     @property
+    def _moves(self) -> bool:
+        """Tells whether shares are computed anew for each step."""
+        return self.loss_period is not None or self.steady_steps is not None
+
+    @property
     def loss_period(self) -> int | None:
         """Returns the batches that losses are averaged over; None if the rates do not look at losses."""
         return cast(ChangingRates, self._rates).loss_period if _changes(self._rates) else None
@@ -152,11 +157,11 @@ class Sampler:
     def counts(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns float64 [N] each: rows drawn so far per task, and how many its share asked for."""
         static = self.shares * self._step * self.batch_size
-        return self._cursors.astype(np.float64), self._expected.copy() if _changes(self._rates) else static
+        return self._cursors.astype(np.float64), self._expected.copy() if self._moves else static
 
     def _tasks(self, units: np.ndarray, losses: np.ndarray | None) -> np.ndarray:
         """Turns fractions [steps, batch_size] into task ids [steps * batch_size] by each step's shares."""
-        if not _changes(self._rates):
+        if not self._moves:
             return _places(units.ravel(), self.shares)
         tasks = np.empty(units.shape, np.int64)
         for number, row in enumerate(units):

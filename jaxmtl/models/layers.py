@@ -92,14 +92,25 @@ def _project_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[
 
 
 def _project_backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # One barrier for each: where the kernel is frozen, what is behind x is not computed.
-    x, grad, kernel = jax.lax.optimization_barrier(saved[0]), jax.lax.optimization_barrier(grad), saved[1]
+    x, kernel = saved
+    kernel_grad = jax.lax.platform_dependent(x, grad, cpu=_turning_little, default=_over_others)
+    return jnp.dot(grad, kernel.T), kernel_grad
+
+
+def _over_others(x: jax.Array, grad: jax.Array) -> jax.Array:
+    """Multiplies [..., in] and [..., out] over all axes but the last: [in, out]."""
     others = tuple(range(x.ndim - 1))
-    over_others = lambda a, b: jax.lax.dot_general(a, b, ((others, others), ((), ())))
+    return jax.lax.dot_general(x, grad, ((others, others), ((), ())))
+
+
+def _turning_little(x: jax.Array, grad: jax.Array) -> jax.Array:
+    """Does the same without turning the wider factor, or anything that is not yet in memory, on its side."""
+    # One barrier for each: where the kernel is frozen, what is behind x is not computed.
+    x, grad = jax.lax.optimization_barrier(x), jax.lax.optimization_barrier(grad)
     if x.shape[-1] <= grad.shape[-1]:
-        return jnp.dot(grad, kernel.T), over_others(x, grad)
-    # Without the barrier the compiler swaps the two factors.
-    return jnp.dot(grad, kernel.T), jax.lax.optimization_barrier(over_others(grad, x)).T
+        return _over_others(x, grad)
+    # Without this one the compiler swaps the two factors.
+    return jax.lax.optimization_barrier(_over_others(grad, x)).T
 
 
 project.defvjp(_project_forward, _project_backward)

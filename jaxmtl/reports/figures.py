@@ -42,7 +42,7 @@ def loss_curves(curves: Mapping[str, Curve], title: str) -> bytes | None:
         axes.plot(steps, values, color=color, marker=marker, markersize=4, linewidth=1.6, label=_curve_name(name))
     axes.set(xlabel="optimiser step", ylabel="nats per target token", title=f"Loss of {title}")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     return png(figure)
 
 
@@ -132,7 +132,7 @@ def step_curves(table: "pd.DataFrame", title: str) -> bytes | None:
             axes.plot(points["step"], points[name], color=color, marker=shape, markersize=4, label=tables.NAMES[name])
         axes.set(xlabel="optimiser step", ylabel=f"mean over examples, {tables.UNITS[names[0]]}")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="lower right")
     figure.suptitle(f"Scores of {shortened(title, 60)} by step")
     return png(figure)
 
@@ -161,7 +161,7 @@ def draw_ratios(table: "pd.DataFrame") -> bytes | None:
     plain_numbers(axes.xaxis)
     axes.set(xlabel="rows asked for", ylabel="drawn / asked", title="Draws of each task in training")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper right")
     return png(figure)
 
 

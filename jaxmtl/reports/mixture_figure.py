@@ -46,7 +46,7 @@ def _shares(axes: Any, preview: MixturePreview) -> None:
     _scale(axes, [*start, *end])
     axes.set(xlabel="examples of the task", ylabel="share of the draws, %", title="Share of each task by its size")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left")
 
 
 def _epochs(axes: Any, preview: MixturePreview) -> None:
@@ -80,7 +80,7 @@ def _categories(axes: Any, preview: MixturePreview) -> None:
     axes.set_ylim(len(shown) - 0.4, -0.6)
     axes.set(xlabel="share of the draws, %", title=title)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
 
 
 def _layouts(axes: Any, preview: MixturePreview) -> None:

@@ -96,9 +96,10 @@ def start_two(words, environment, port, tmp_path):
 
 
 @pytest.mark.long
-def test_two_processes_train_like_one(store, tmp_path, on_cpu, free_port):
+@pytest.mark.parametrize("axis", ["data", "tensor"])
+def test_two_processes_train_like_one(store, tmp_path, on_cpu, free_port, axis):
     validated = ["--gin.STEPS=3", "--gin_file=runs/validation.gin", "--gin.EVALUATE_EVERY=2"]
-    more = [*validated, "--gin.partitioning.make_mesh.tensor=2"]
+    more = [*validated, f"--gin.partitioning.make_mesh.{axis}=2"]
     folder = tmp_path / "two"
     children = start_two(train_words(store, folder, *more), on_cpu, free_port, tmp_path)
     codes = [child.wait(timeout=200) for child in children]
@@ -129,9 +130,7 @@ def test_a_run_stopped_on_two_processes_goes_on_on_one(store, tmp_path, on_cpu, 
     assert 3 <= stopped < 40, "\n".join((tmp_path / f"log{index}").read_text() for index in range(2))
     assert codes == [1, 1], "not finished"
     assert main(long) == 0
-    # One process alone would choose its own number of packed rows: it begins from the stopped run's.
-    packed_like_two = ["--gin.stream.train_stream.multiple=2"]
-    assert main(train_words(store, alone, *more, *packed_like_two, "--gin.STEPS=40")) == 0
+    assert main(train_words(store, alone, *more, "--gin.STEPS=40")) == 0
     assert sorted(losses(folder)) == list(range(1, 41))
     # The same sums in another order while there were two, in float32, which later steps carry on.
     assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)

@@ -100,6 +100,16 @@ def test_many_steps_at_once_equal_single_steps_and_resumed_ones(name: str) -> No
         assert np.array_equal(np.concatenate([getattr(part, field) for part in parts]), getattr(whole, field))
 
 
+def test_shares_that_never_change_are_computed_once() -> None:
+    asked = []
+    rate = FunctionRates(function=lambda facts: asked.append(facts.step) or facts.sizes, steady_steps=None)
+    sampler = Sampler(SIZES, rate, 8, 1, CATEGORIES)
+    sampler.draw(50)
+    assert asked == [0]
+    drawn, expected = sampler.counts()
+    assert drawn.sum() == 400 and expected == pytest.approx(400 * SIZES / SIZES.sum())
+
+
 def test_senseless_rates_are_input_errors() -> None:
     with pytest.raises(InputError, match="temperature 0.5"):
         ReverseAnnealing(last_temperature=0.5, num_steps=10)

@@ -15,6 +15,7 @@ from jaxmtl import tokenizers
 from jaxmtl.feed.changing_rates import DynamicWeightAverage, FunctionRates, ReverseAnnealing
 from jaxmtl.feed.grouping import Grouped, grouped, same_cost
 from jaxmtl.feed.layout_choice import cheapest
+from jaxmtl.feed.loss_history import DELAY
 from jaxmtl.feed.packing import Packed, packed
 from jaxmtl.feed.sampler import PooledSampler, Sampler
 from jaxmtl.feed.shapes import Shapes, useful_share
@@ -335,3 +336,17 @@ def test_rates_follow_losses_the_same_way_after_a_resume(store: TokenStore) -> N
         resumed = stream(store, **options)
         resumed.restore(*json.loads(json.dumps([stopped.state(), stopped.observed()])))
         assert all(equal(*pair) for pair in zip(run(resumed, stop, 60), expected[stop:], strict=True))
+
+
+def test_shares_follow_the_last_two_periods_soon_after_they_are_over(store: TokenStore) -> None:
+    sampler = functools.partial(Sampler, rates=DynamicWeightAverage(loss_period=40))
+    one, levels = stream(store, sampler=sampler, window=256), np.array([[2, 2, 2, 2], [1, 2, 4, 6], [1, 1, 1, 1]])
+    softmax = lambda ratios: np.exp(ratios) / np.exp(ratios).sum()
+    shares = []
+    for batch in range(120):
+        next(one)
+        shares.append(one.sampler.shares)
+        one.observe(levels[batch // 40].astype(float), np.ones(4))
+    late = 40 // 10 + DELAY  # the window that is drawn at once, and how far ahead of the losses draws may be
+    assert np.array(shares[:80]) == pytest.approx(np.full((80, 4), 0.25))
+    assert np.array(shares[80 + late :]) == pytest.approx(np.tile(softmax(levels[1] / levels[0]), (40 - late, 1)))
