@@ -173,8 +173,15 @@ def test_remat_unrolling_and_dropout_of_rate_0_change_no_gradient(remat):
         total = lambda params: jnp.square(GPT(config).apply({"params": params}, *batch, train=train, rngs=rngs)).mean()
         return jax.jit(jax.grad(total))(params)
 
+    def check(path, ours, plain):
+        if jax.tree_util.keystr(path, simple=True, separator="/").endswith("key/bias"):
+            # It shifts all scores of a query alike, which softmax does not see: the gradient is 0 but for rounding.
+            assert max(np.abs(ours).max(), np.abs(plain).max()) < 1e-7
+        else:
+            assert_close(ours, plain, scale=1e-4)
+
     changed = GPT2Config(**TINY, pad_id=47, eos_id=47, remat=remat, scan_unroll=0)
-    jax.tree.map(functools.partial(assert_close, scale=1e-4), gradient(changed, True), plain_gradient(gradient))
+    jax.tree_util.tree_map_with_path(check, gradient(changed, True), plain_gradient(gradient))
 
 
 @functools.cache
