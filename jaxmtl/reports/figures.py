@@ -132,7 +132,8 @@ def step_curves(table: "pd.DataFrame", title: str) -> bytes | None:
             axes.plot(points["step"], points[name], color=color, marker=shape, markersize=4, label=tables.NAMES[name])
         axes.set(xlabel="optimiser step", ylabel=f"mean over examples, {tables.UNITS[names[0]]}")
         axes.grid(alpha=0.3)
-        axes.legend(frameon=False, loc="lower right")
+        # Where curves end up elsewhere: percentages rise in training, the NLL falls.
+        axes.legend(frameon=False, loc="upper right" if "nll" in names else "lower right")
     figure.suptitle(f"Scores of {shortened(title, 60)} by step")
     return png(figure)
 
