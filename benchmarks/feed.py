@@ -4,13 +4,15 @@ Real tasks are copied under new names until there are enough of them; for fewer 
 ours reads as many examples whatever their number. All are read at the rates of their sizes. Ours reads the store in the
 layout that a training run takes; SeqIO reads the first of the tasks that are not joined, either examples that are
 tokenised beforehand (`ratio`: examples per second once its rate rises no more) or text that it tokenises
-(`start_ratio`: seconds to the first batch). Each count of tasks runs in a process of its own, which tells its memory.
+(`start_ratio`: seconds to the first batch). Each count of tasks runs in a process of its own, which tells its memory;
+our counts are measured in turns, since `flatness` is about a few percent.
 What each layout pads and costs on the real tasks is printed as a table (`layouts`).
 
 Without arguments: few tasks and seconds. With --full: 10, 100, 400 and 1,600 tasks; takes many minutes and gigabytes.
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
 import json
@@ -24,8 +26,8 @@ from typing import Any
 import measuring
 import workload
 
-QUICK = dict(ours=(10, 200), seqio=(10, 40), seconds=3.0, examples=26, warm=6.0)
-FULL = dict(ours=(10, 100, 400, 1600), seqio=(10, 100, 400), seconds=10.0, examples=100, warm=120.0)
+QUICK = dict(ours=(10, 200), seqio=(10, 40), seconds=3.0, turns=1, examples=26, warm=6.0)
+FULL = dict(ours=(10, 100, 400, 1600), seqio=(10, 100, 400), seconds=10.0, turns=4, examples=100, warm=120.0)
 LIMITS = (1024, 128)
 MOST_PERIODS = 24
 
@@ -43,7 +45,7 @@ def main() -> None:
         stores = {
             count: copied(store, pathlib.Path(folder) / f"{count}_tasks", count, most) for count in {*sizes.ours, most}
         }
-        mine = {count: one_side(f"ours, {count} tasks", ours, stores[count], sizes) for count in sizes.ours}
+        mine = ours_in_turns({count: stores[count] for count in sizes.ours}, sizes)
         cached = {
             n: one_side(f"SeqIO from tokens, {n} tasks", seqio_tokens, stores[most], n, sizes) for n in sizes.seqio
         }
@@ -67,20 +69,41 @@ def figures(mine: dict, cached: dict, text: dict) -> dict[str, Any]:
     }
 
 
+def ours_in_turns(stores: dict[int, pathlib.Path], sizes: argparse.Namespace) -> dict[int, dict[str, float]]:
+    """Measures our side for every count of tasks: starts one after the other, then steady periods in turns.
+
+    What is compared is a few percent, less than the machine's speed changes from one minute to the next.
+    """
+    with contextlib.ExitStack() as stack:
+        sides, ready = {}, {}
+        for count, store in stores.items():
+            sides[str(count)] = stack.enter_context(measuring.side(ours, store, sizes))
+            ready[str(count)] = sides[str(count)].ready()
+        answers = measuring.in_turns({name: side.ask for name, side in sides.items()}, ["steady"] * sizes.turns)
+        found = {name: facts(sides[name], ready[name], measuring.rate(answers[name])) for name in sides}
+    for name, figures_of_one in found.items():
+        print(f"ours, {name} tasks: {figures_of_one}", flush=True)
+    return {int(name): figures_of_one for name, figures_of_one in found.items()}
+
+
 def one_side(name: str, make: Callable[..., Any], *args: Any) -> dict[str, float]:
     """Runs one side for one count of tasks and prints what it took."""
     with measuring.side(make, *args) as side:
         ready = side.ready()
-        answer = side.ask("steady")
-        found = {
-            "start_seconds": round(ready.value["start_seconds"], 3),
-            "examples_per_second": round(answer.value / answer.seconds, 1),
-            "own_gigabytes": round(side.ask("memory").value / 1e9, 3),
-            "peak_gigabytes": round(side.peak_memory() / 1e9, 3),
-            **{name: value for name, value in ready.value.items() if name != "start_seconds"},
-        }
+        found = facts(side, ready, measuring.rate([side.ask("steady")]))
     print(f"{name}: {found}", flush=True)
     return found
+
+
+def facts(side: measuring.Side, ready: measuring.Answer, speed: float) -> dict[str, float]:
+    """Collects what is known of a side: how it started, how fast it is, and its memory."""
+    return {
+        "start_seconds": round(ready.value["start_seconds"], 3),
+        "examples_per_second": round(speed, 1),
+        "own_gigabytes": round(side.ask("memory").value / 1e9, 3),
+        "peak_gigabytes": round(side.peak_memory() / 1e9, 3),
+        **{name: value for name, value in ready.value.items() if name != "start_seconds"},
+    }
 
 
 def compared_layouts(store: pathlib.Path, sizes: argparse.Namespace) -> dict[str, dict[str, float]]:

@@ -48,8 +48,8 @@ class TaskRows:
         self.max_input_tokens = max(entry.max_input_tokens for entry in self.entries)
         self.max_target_tokens = max(entry.max_target_tokens for entry in self.entries)
         self.max_instruction_tokens = max(entry.max_instruction_tokens for entry in self.entries)
-        self._are_labels = [bool(entry.answer) for entry in self.entries]
-        self.has_labels = any(self._are_labels)
+        self._are_labels = np.array([bool(entry.answer) for entry in self.entries])
+        self.has_labels = bool(self._are_labels.any())
         self._check_instructions(store)
         self.pad_id = store.manifest.vocabulary.pad
         self.folder = store.folder
@@ -79,12 +79,18 @@ class TaskRows:
         Yields:
           Task id, example id, inputs int32 [s] and targets int32 [t], views of the file.
         """
-        begins, rows = self._first_rows[draw.task_ids], self._rows(draw)
+        tasks, rows = draw.task_ids, self._rows(draw)
+        nexts = rows + 1
         # Where rows are in their files is looked up for all at once: one by one it costs more than the copy of a row.
-        bounds = [(ends[at] - ends[begins]).tolist() for ends in self._ends for at in (rows, rows + 1)]
-        drawn = zip(draw.task_ids.tolist(), draw.example_ids.tolist(), *bounds, strict=True)
+        bounds: list[list[int]] = []
+        for ends, shifts in zip(self._ends, self._shifts, strict=True):
+            own = shifts[tasks]
+            bounds += [(ends[rows] + own).tolist(), (ends[nexts] + own).tolist()]
+        all_ids = self._file_ids
+        drawn = zip(tasks.tolist(), draw.example_ids.tolist(), *bounds, strict=True)
         for task, example, first, end, start, stop in drawn:
-            yield task, example, self._input_ids[task][first:end], self._target_ids[task][start:stop]
+            ids = all_ids[task]
+            yield task, example, ids[first:end], ids[start:stop]
 
     def weights(self, task_id: int, targets: np.ndarray) -> np.ndarray | float:
         """Returns how much each target of a row counts in the loss.
@@ -97,7 +103,7 @@ class TaskRows:
           1 for token ids. For labels float64 [t] that add up to 1, so that each example weighs the same; 0 where there
           is no label.
         """
-        if not self._are_labels[task_id]:
+        if not self.has_labels or not self._are_labels[task_id]:
             return 1.0
         counted = targets != IGNORED
         return counted / max(1, np.count_nonzero(counted))
@@ -137,7 +143,7 @@ class TaskRows:
         Returns:
           float64 [M].
         """
-        return np.where(np.take(self._are_labels, draw.task_ids), 1.0, self.lengths(draw)[1])
+        return np.where(self._are_labels[draw.task_ids], 1.0, self.lengths(draw)[1])
 
     def split_lengths(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns input and target lengths of the whole split, int64 [M] each, whichever of its tasks are read."""
@@ -164,12 +170,14 @@ class TaskRows:
         return self._store.ends(self._split)
 
     @functools.cached_property
-    def _input_ids(self) -> list[np.ndarray]:
-        return [self._task(task).input_ids for task in range(len(self.names))]
+    def _file_ids(self) -> list[np.ndarray]:
+        return [self._task(task).file_ids() for task in range(len(self.names))]
 
     @functools.cached_property
-    def _target_ids(self) -> list[np.ndarray]:
-        return [self._task(task).target_ids for task in range(len(self.names))]
+    def _shifts(self) -> list[np.ndarray]:
+        """What leads from places among all rows' ids, as `_ends` tells them, into `_file_ids`, int64 [N] each."""
+        starts = np.array([self._task(task).starts for task in range(len(self.names))], np.int64).T
+        return [start - ends[self._first_rows] for start, ends in zip(starts, self._ends, strict=True)]
 
     def _rows(self, draw: Draw) -> np.ndarray:
         """Returns the places of a draw's rows among all rows of the split, int64 [M]."""
@@ -189,6 +197,8 @@ class TaskRows:
 
     def _places(self, task_ids: np.ndarray, example_ids: np.ndarray) -> np.ndarray:
         """Returns where examples are in their files, int64 [M]: a limit keeps the first ones of a permutation."""
+        if self._limit is None:
+            return example_ids
         sizes = self._stored[task_ids]
         limited = sizes > self.sizes[task_ids]
         places = np.array(example_ids, np.int64)

@@ -36,8 +36,7 @@ class Examples:
       file: an Arrow file of one record batch of `SCHEMA` or `INSTRUCTED_SCHEMA`, with or without `CHOICES` behind it.
 
     Attributes:
-      input_ids: int32, the inputs of all rows one behind the other.
-      target_ids: int32, their targets.
+      starts: where in `file_ids` the inputs of all rows begin, one behind the other, and where their targets do.
       has_instructions: whether rows also have something for a hypernetwork to read.
 
     Raises:
@@ -45,15 +44,25 @@ class Examples:
     """
 
     def __init__(self, file: Path) -> None:
-        self._batch = _map_batch(file)
-        self.input_ids, self._input_ends = _ragged_views(self._batch.column(0), file)
-        self.target_ids, self._target_ends = _ragged_views(self._batch.column(1), file)
+        self._batch, self._file = _map_batch(file)
+        self._input_ids, self._input_ends = _ragged_views(self._batch.column(0), file)
+        self._target_ids, self._target_ends = _ragged_views(self._batch.column(1), file)
+        columns = (self._input_ids, self._target_ids)
+        self.starts = tuple(_place_in(self._file, column, file) for column in columns)
         self.has_instructions = "instructions" in self._batch.schema.names
         if self.has_instructions:
             self._instruction_ids, self._instruction_ends = _ragged_views(self._batch.column(4), file)
 
     def __len__(self) -> int:
         return self._batch.num_rows
+
+    def file_ids(self) -> np.ndarray:
+        """Returns the whole file as int32, a view of it.
+
+        Where tasks are many, a reader of rows waits for the arrays that it looks up: one for a task, not two, and made
+        at once with those of the other tasks, so that they lie together.
+        """
+        return np.frombuffer(self._file, np.int32, self._file.size // np.int32().itemsize)
 
     def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns one example's ids.
@@ -66,7 +75,7 @@ class Examples:
         """
         first, end = self._input_ends[index], self._input_ends[index + 1]
         start, stop = self._target_ends[index], self._target_ends[index + 1]
-        return self.input_ids[first:end], self.target_ids[start:stop]
+        return self._input_ids[first:end], self._target_ids[start:stop]
 
     def instruction(self, index: int) -> np.ndarray:
         """Returns what a hypernetwork reads for one example; only where the manifest counts instructions.
@@ -324,7 +333,8 @@ def check_made_with(
         raise InputError(f"token store {folder} was made differently: {text}; cache into another folder")
 
 
-def _map_batch(file: Path) -> pa.RecordBatch:
+def _map_batch(file: Path) -> tuple[pa.RecordBatch, pa.Buffer]:
+    """Maps a file: its record batch, and all of its bytes."""
     try:
         # The mapping outlives the closed file, so thousands of tasks need no open file each.
         with pa.memory_map(str(file)) as mapped, pa.ipc.open_file(mapped) as reader:
@@ -332,7 +342,8 @@ def _map_batch(file: Path) -> pa.RecordBatch:
                 raise _damaged(file, "not one record batch of the expected columns")
             batch = reader.get_batch(0)
             batch.validate()  # lengths only: nothing is read that is not asked for
-            return batch
+            mapped.seek(0)
+            return batch, mapped.read_buffer()
     except (OSError, pa.ArrowException) as error:
         raise _damaged(file, " ".join(str(error).split())) from error
 
@@ -346,6 +357,14 @@ def _ragged_views(column: pa.LargeListArray, file: Path) -> tuple[np.ndarray, np
     if ends[0] != 0 or ends[-1] != len(values) or (np.diff(ends) < 0).any():
         raise _damaged(file, "row ends that do not fit the ids")
     return values, ends
+
+
+def _place_in(content: pa.Buffer, column: np.ndarray, file: Path) -> int:
+    """Returns where in a mapped file a column of ids begins, in ids."""
+    place, rest = divmod(column.ctypes.data - content.address, column.itemsize)
+    if len(column) and (rest or not 0 <= place <= content.size // column.itemsize - len(column)):
+        raise _damaged(file, "ids that are not in a multiple of four bytes")
+    return place
 
 
 def _checksum(file: Path) -> str:

@@ -162,7 +162,7 @@ def draw_ratios(table: "pd.DataFrame") -> bytes | None:
     plain_numbers(axes.xaxis)
     axes.set(xlabel="rows asked for", ylabel="drawn / asked", title="Draws of each task in training")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="upper right")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return png(figure)
 
 

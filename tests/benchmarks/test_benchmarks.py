@@ -160,6 +160,22 @@ def test_examples_to_rank_are_in_batches_longest_first(tmp_path):
     assert all(len(choices) == 3 and min(map(len, choices)) > 1 for _, rows in batches for choices in rows)
 
 
+@pytest.mark.long
+@pytest.mark.real_data
+def test_the_default_layout_wastes_little_of_the_real_mixture(tmp_path):
+    workload, feed = importlib.import_module("workload"), importlib.import_module("feed")
+    arguments = workload.make_parser("text").parse_args([])
+    sizes = argparse.Namespace(**feed.FULL, batch_size=16)
+    store = workload.make_store(arguments, tmp_path, "train", sizes.examples, feed.LIMITS)
+    stream = feed.training_stream(store, sizes)
+    costs = {name: layout["gflop_per_example"] for name, layout in feed.compared_layouts(store, sizes).items()}
+    default = next(cost for name, cost in costs.items() if name.startswith("this run"))
+    assert stream.layout.identity()["layout"] == "grouped" and len(stream.layout.identity()["shapes"]) <= 8
+    assert default <= 20 < next(cost for name, cost in costs.items() if name.startswith("as drawn"))
+    # What a row of 1024 + 128 tokens costs, counted by hand from the sizes of the model.
+    assert next(cost for name, cost in costs.items() if name.startswith("fixed")) == pytest.approx(69.6, abs=0.1)
+
+
 @pytest.mark.real_data
 def test_real_examples_to_rank_have_three_choices_and_no_end_token():
     workload, rank = importlib.import_module("workload"), importlib.import_module("rank")
