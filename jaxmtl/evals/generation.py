@@ -1,7 +1,7 @@
 """Texts that a model writes: inputs of any length in, generated texts out, in the order of the inputs."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,11 +10,11 @@ from jaxmtl.adapters.adaptation import Instructed
 from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals import requests
 from jaxmtl.evals.decoding import Decoding
-from jaxmtl.evals.request_adapters import Requested, batch_variables, check_count, request_adapters
+from jaxmtl.evals.reading import InputBatch, in_batches
+from jaxmtl.evals.request_adapters import Requested, check_count, request_adapters
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
 from jaxmtl.models.decoding import generate as generate_tokens
 from jaxmtl.models.lengths import check_room
-from jaxmtl.models.stack import unrolled_on_cpus
 from jaxmtl.types import unknown_name
 from jaxmtl.weights import Pretrained
 
@@ -111,31 +111,51 @@ def generate_ids(
       InputError: if max_tokens is below 1, an input is empty or holds, or the options force, an id that is no token's,
         or the model has no room for an input and max_tokens more.
     """
-    how = decoding.generation(max_tokens)
-    forced = [[token] for token in (decoding.forced_first_id, decoding.forced_last_id) if token is not None]
-    requests.check_ids(pretrained, forced, "forced token")
-    requests.check_ids(pretrained, inputs, "input")
     check_count(adapters, len(inputs))
-    config, mesh = pretrained.config, requests.mesh_of(pretrained.params)
-    check_room(config, map(len, inputs), [max_tokens] * len(inputs), "inputs")
+    requests.check_ids(pretrained, inputs, "input")
+    answer = generator_of(pretrained, inputs, max_tokens, decoding, streams)
+    plan = requests.plan([(len(ids),) for ids in inputs], batch_size)
+    options: dict[str, Any] = dict(adapters=adapters, batch_size=batch_size, on_batch=on_batch)
+    return in_batches(answer, pretrained, inputs, plan, **options)
+
+
+def generator_of(
+    pretrained: Pretrained,
+    inputs: Sequence[Ids],
+    max_tokens: int,
+    decoding: Decoding,
+    streams: Sequence[int] | None,
+) -> Callable[..., list[np.ndarray]]:
+    """Makes what generates the texts of a batch.
+
+    Args:
+      pretrained: the model.
+      inputs: [n] rows of token ids that were checked.
+      max_tokens: most tokens generated for each.
+      decoding: method and rules.
+      streams: as in `generate_ids`.
+
+    Returns:
+      A function of an `InputBatch` and, where it was read before, of the memory, to what `generate_ids` gives of it.
+
+    Raises:
+      InputError: if max_tokens is below 1, the options force an id that is no token's, or the model has no room for an
+        input and max_tokens more.
+    """
+    forced = [[token] for token in (decoding.forced_first_id, decoding.forced_last_id) if token is not None]
+    options: dict[str, Any] = dict(how=decoding.generation(max_tokens), num_tokens=requests.num_tokens(pretrained))
+    requests.check_ids(pretrained, forced, "forced token")
+    check_room(pretrained.config, map(len, inputs), [max_tokens] * len(inputs), "inputs")
     all_streams = np.array(range(len(inputs)) if streams is None else streams, np.uint32)
-    options = dict(how=how, num_tokens=requests.num_tokens(pretrained))
-    module = unrolled_on_cpus(pretrained.module)
-    results: list[np.ndarray] = [np.zeros(0, np.int32)] * len(inputs)
-    with requests.on_mesh(mesh):
-        for rows in requests.plan([(len(ids),) for ids in inputs], batch_size):
-            num_rows = requests.padded_rows(len(rows), batch_size, mesh)
-            batch = requests.pad([inputs[row] for row in rows], num_rows, config.pad_id)
-            mask = requests.mask_of([inputs[row] for row in rows], batch.shape)
-            lines = np.pad(all_streams[rows], (0, num_rows - len(rows)), mode="edge")
-            placed = (requests.place(array, mesh) for array in (batch, mask, lines))
-            variables = batch_variables(pretrained, adapters, rows, num_rows)
-            tokens = generate_tokens(module, variables, *placed, **options)
-            for row, line in zip(rows, requests.fetch(tokens), strict=False):
-                results[row] = _before_end(line, config.eos_id)
-            if on_batch is not None:
-                on_batch(len(rows))
-    return results
+    mesh = requests.mesh_of(pretrained.params)
+
+    def generate_batch(batch: InputBatch, memory: Any = None) -> list[np.ndarray]:
+        lines = np.pad(all_streams[batch.rows], (0, batch.num_rows - len(batch.rows)), mode="edge")
+        given = (batch.module, batch.variables, batch.inputs, batch.mask, requests.place(lines, mesh))
+        tokens = requests.fetch(generate_tokens(*given, memory=memory, **options))
+        return [_before_end(line, pretrained.config.eos_id) for line in tokens[: len(batch.rows)]]
+
+    return generate_batch
 
 
 def _before_end(tokens: np.ndarray, eos_id: int) -> np.ndarray:

@@ -75,7 +75,15 @@ def fid_losses(
 ) -> list[list[np.ndarray]]:
     """Measures token NLLs given the states of demonstrations and query, each encoded alone.
 
-    Args and Returns: as `concat_losses`; the model is an encoder-decoder.
+    Args:
+      pretrained: an encoder-decoder.
+      demonstrations: as in `concat_losses`, as the rest.
+      queries: [n] rows of token ids.
+      choices: [n] lists of rows of token ids.
+      batch_size: queries scored at once.
+
+    Returns:
+      As `concat_losses`.
 
     Raises:
       InputError: as `scoring.choice_losses` and `icl_memory.read_demonstrations`.
@@ -94,7 +102,12 @@ def ensemble_losses(
 ) -> list[list[np.ndarray]]:
     """Measures token NLLs after one demonstration and the query, averaged over the demonstrations.
 
-    Args: as `concat_losses`.
+    Args:
+      pretrained: the model.
+      demonstrations: as in `concat_losses`, as the rest.
+      queries: [n] rows of token ids.
+      choices: [n] lists of rows of token ids.
+      batch_size: inputs, a demonstration and a query each, scored at once.
 
     Returns:
       For each query and each of its choices float64 [T], nats; sums of them are means of the demonstrations' sums.

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxmtl.adapters.rows import variables
-from jaxmtl.evals import requests, scoring
+from jaxmtl.evals import reading, requests
 from jaxmtl.evals.requests import BATCH_SIZE, Ids
 from jaxmtl.models.encoder_decoder import EncoderDecoder
 from jaxmtl.models.fusion import fuse
@@ -63,7 +63,7 @@ def read_demonstrations(
     return Memory(*_on_all_devices(pretrained, np.pad(packed, ((0, missing), (0, 0))), mask))
 
 
-def reader_after(memory: Memory) -> scoring.Reader:
+def reader_after(memory: Memory) -> reading.Reader:
     """Returns a reader of queries, for `scoring.choice_losses`, whose memory begins with demonstrations.
 
     Args:
@@ -83,7 +83,7 @@ def _encode_alone(pretrained: Pretrained, rows: Sequence[Ids], batch_size: int) 
             mask = requests.mask_of([rows[row] for row in members], batch.shape)
             placed = (requests.place(array, mesh) for array in (batch, mask))
             encoded = requests.fetch(
-                scoring.encode(pretrained.module, variables(pretrained.params, None), *placed).memory
+                reading.encode(pretrained.module, variables(pretrained.params, None), *placed).memory
             )
             for row, line in zip(members, encoded, strict=False):
                 states[row] = line[: len(rows[row])]
@@ -98,8 +98,8 @@ def _on_all_devices(pretrained: Pretrained, *arrays: np.ndarray) -> Any:
 @functools.partial(jax.jit, static_argnums=2)
 def _read_after(
     states: jax.Array, mask: jax.Array, module: nn.Module, given: Any, inputs: jax.Array, input_mask: jax.Array
-) -> scoring.Read:
+) -> reading.Read:
     """Reads queries [B, S]; the memory of each is [L + S, D]."""
-    read = scoring.encode(module, given, inputs, input_mask)
+    read = reading.encode(module, given, inputs, input_mask)
     memory, seen = fuse(states, mask, read.memory, read.mask)
-    return scoring.Read(memory=memory, first_tokens=read.first_tokens, mask=seen)
+    return reading.Read(memory=memory, first_tokens=read.first_tokens, mask=seen)

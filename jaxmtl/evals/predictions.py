@@ -11,11 +11,11 @@ import numpy as np
 from jaxmtl.adapters.adaptation import Instructed
 from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals.decoding import Decoding
-from jaxmtl.evals.generation import decode_texts, generate_ids
+from jaxmtl.evals.generation import decode_texts
 from jaxmtl.evals.instructed import Instructions, instructed
 from jaxmtl.evals.request_adapters import request_adapters
 from jaxmtl.evals.requests import OnBatch
-from jaxmtl.evals.scoring import token_losses
+from jaxmtl.evals.scored_texts import score_and_generate
 from jaxmtl.evals.summary import NLL
 from jaxmtl.feed.store import Examples
 from jaxmtl.tasks import metrics as text_metrics
@@ -61,7 +61,6 @@ class Method:
       max_tokens: most tokens of a generated text.
       metrics: names of text metrics.
       batch_size: examples computed at once.
-      passes: requests of an example.
 
     Raises:
       InputError: if texts cannot be so short.
@@ -71,10 +70,9 @@ class Method:
     max_tokens: int
     metrics: tuple[str, ...]
     batch_size: int
-    passes: int = 2  # scored, and decoded
 
     def __post_init__(self) -> None:
-        """Finds out now what decoding would refuse after all examples are scored."""
+        """Finds out now what decoding would refuse later."""
         self.decoding.generation(self.max_tokens)
 
     @property
@@ -115,7 +113,8 @@ def predict(
       pretrained: the model, with a tokenizer.
       chunk: the tasks; all of them have an adapter, or none.
       how: decoding, metrics and batch size.
-      stage: gives for "score" and "generate" what is told after each batch how many examples it finished.
+      stage: called with what is done, "score and generate"; what it returns is told after each batch how many examples
+        are finished.
 
     Returns:
       Task name to its rows: key, split, id, inputs (the prompt's text), prediction, references, the metrics (0 ... 1),
@@ -129,22 +128,22 @@ def predict(
         some_inputs, some_targets = work.examples.rows(range(work.count))
         inputs += some_inputs
         targets += some_targets
-    options: dict[str, Any] = dict(adapters=request_adapters(pretrained, requested(pretrained, chunk), len(inputs)))
-    options |= dict(batch_size=how.batch_size)
-    losses = token_losses(pretrained, inputs, targets, on_batch=stage("score"), **options)
-    generated = generate_ids(
+    found = score_and_generate(
         pretrained,
         inputs,
+        targets,
+        adapters=request_adapters(pretrained, requested(pretrained, chunk), len(inputs)),
         max_tokens=how.max_tokens,
         decoding=how.decoding,
         streams=[_stream(work, row) for work in chunk for row in range(work.count)],
-        on_batch=stage("generate"),
-        **options,
+        batch_size=how.batch_size,
+        on_batch=stage("score and generate"),
     )
+    generated = [text for _, text in found]
     columns = dict(
         inputs=decode_texts(pretrained, inputs),
         prediction=decode_texts(pretrained, generated),
-        nll=[float(np.mean(row, dtype=np.float64)) for row in losses],
+        nll=[float(np.mean(losses, dtype=np.float64)) for losses, _ in found],
         num_target_tokens=[len(row) for row in targets],
         num_generated_tokens=[len(row) for row in generated],
     )

@@ -41,13 +41,11 @@ class Ranking:
       measure: how choices are measured.
       described: JSON values that say how.
       task_identity: gives JSON values that say what else the predictions of a task depend on.
-      passes: requests of an example.
     """
 
     measure: Measure
     described: Mapping[str, Any]
     task_identity: Callable[[str], Mapping[str, Any]] = lambda name: {}
-    passes: int = 1
 
     @property
     def settings(self) -> dict[str, Any]:

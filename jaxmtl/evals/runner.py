@@ -52,7 +52,7 @@ def evaluate(
       chunk_size: tasks are taken together until they have this many examples; then their predictions are written.
       max_examples: scores only the first examples of each task; all if None.
       labels: what the records say about the run; nothing but the folder's name if None.
-      progress: told after each batch (requests done, in all, stage; an example is two), and of tasks if a `TaskWatch`.
+      progress: told after each batch (examples done, in all, stage), and of tasks if a `TaskWatch`.
 
     Returns:
       Task name to its scores: text metrics as means over examples in percent, "nll" as mean over examples of the nats

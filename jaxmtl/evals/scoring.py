@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +18,8 @@ import numpy as np
 from jaxmtl.adapters.adaptation import Instructed
 from jaxmtl.adapters.lora import Adapter
 from jaxmtl.evals import requests
-from jaxmtl.evals.request_adapters import Requested, batch_variables, check_count, request_adapters
+from jaxmtl.evals.reading import InputBatch, Read, Reader, in_batches
+from jaxmtl.evals.request_adapters import Requested, check_count, request_adapters
 from jaxmtl.evals.requests import BATCH_SIZE, MAX_INPUT_TOKENS, Ids, OnBatch
 from jaxmtl.models.lengths import check_room
 from jaxmtl.models.shifting import shift_right
@@ -29,24 +29,6 @@ from jaxmtl.weights import Pretrained
 MAX_TARGET_POSITIONS = 8192
 """Most target positions B·C·T in one step: 1 GB of float32 logits at 32128 rows."""
 
-
-@flax.struct.dataclass
-class Read:
-    """Inputs that a model has read.
-
-    Attributes:
-      memory: what the model keeps of them.
-      first_tokens: int32 [B], what precedes the first target of each.
-      mask: bool [B, S], True on real tokens.
-    """
-
-    memory: Any
-    first_tokens: jax.Array
-    mask: jax.Array
-
-
-Reader = Callable[[nn.Module, Any, jax.Array, jax.Array], Read]
-"""Reads inputs as `encode` does."""
 
 Measure = Callable[[jax.Array, jax.Array], jax.Array]
 """Measures tokens as `nll` does; compiled once, so give the same or an equal one each time."""
@@ -227,6 +209,26 @@ def choice_losses(
     Returns:
       For each input and each of its choices float32 [T], nats; of another measure what it gives of each token.
     """
+    check_choices(pretrained, inputs, choices, adapters)
+    answer = lambda batch: batch_losses(pretrained, batch, batch.read(reader), choices, measure)
+    options: dict[str, Any] = dict(adapters=adapters, batch_size=batch_size, on_batch=on_batch)
+    return in_batches(answer, pretrained, inputs, plan_batches(inputs, choices, batch_size), **options)
+
+
+def check_choices(
+    pretrained: Pretrained, inputs: Sequence[Ids], choices: Sequence[Sequence[Ids]], adapters: Requested | None
+) -> None:
+    """Refuses what `choice_losses` refuses.
+
+    Args:
+      pretrained: the model.
+      inputs: [n] rows of token ids.
+      choices: [n] lists of rows of token ids.
+      adapters: of the inputs; None for none.
+
+    Raises:
+      InputError: as `token_losses`.
+    """
     if len(inputs) != len(choices):
         raise InputError(f"{len(inputs)} inputs but {len(choices)} targets; expected as many")
     check_count(adapters, len(inputs))
@@ -234,28 +236,44 @@ def choice_losses(
     requests.check_ids(pretrained, (ids for row in choices for ids in row), "target")
     longest = (max(map(len, row), default=0) for row in choices)
     check_room(pretrained.config, map(len, inputs), longest, "inputs and targets")
-    reader = reader or encode
-    mesh = requests.mesh_of(pretrained.params)
-    results: list[list[np.ndarray]] = [[] for _ in inputs]
-    with requests.on_mesh(mesh):
-        for rows in _batches(inputs, choices, batch_size):
-            num_rows = requests.padded_rows(len(rows), batch_size, mesh)
-            batch = requests.pad([inputs[row] for row in rows], num_rows, pretrained.config.pad_id)
-            mask = requests.mask_of([inputs[row] for row in rows], batch.shape)
-            variables = batch_variables(pretrained, adapters, rows, num_rows)
-            read = reader(pretrained.module, variables, *(requests.place(x, mesh) for x in (batch, mask)))
-            for part in _parts([choices[row] for row in rows], num_rows):
-                targets = _pad_choices(part, num_rows, pretrained.config.pad_id)
-                found = _measured(measure, pretrained.module, variables, read, requests.place(targets, mesh))
-                for row, losses, kept in zip(rows, requests.fetch(found), part, strict=False):
-                    results[row] += [line[: len(ids)] for line, ids in zip(losses, kept, strict=False)]
-            if on_batch is not None:
-                on_batch(len(rows))
+
+
+def batch_losses(
+    pretrained: Pretrained, batch: InputBatch, read: Read, choices: Sequence[Sequence[Ids]], measure: Measure = nll
+) -> list[list[np.ndarray]]:
+    """Measures the choices of a batch of inputs that was read.
+
+    Args:
+      pretrained: the model.
+      batch: the inputs.
+      read: what became of them.
+      choices: lists of rows of token ids, of all inputs.
+      measure: what is measured of each token.
+
+    Returns:
+      For each input of the batch and each of its choices what `choice_losses` gives.
+    """
+    results: list[list[np.ndarray]] = [[] for _ in batch.rows]
+    mesh, pad_id = requests.mesh_of(pretrained.params), pretrained.config.pad_id
+    for part in _parts([choices[row] for row in batch.rows], batch.num_rows):
+        targets = requests.place(_pad_choices(part, batch.num_rows, pad_id), mesh)
+        found = requests.fetch(_measured(measure, pretrained.module, batch.variables, read, targets))
+        for result, losses, kept in zip(results, found, part, strict=False):
+            result += [line[: len(ids)] for line, ids in zip(losses, kept, strict=False)]
     return results
 
 
-def _batches(inputs: Sequence[Ids], choices: Sequence[Sequence[Ids]], batch_size: int) -> list[np.ndarray]:
-    """Groups inputs by their number of choices, and sorts each group by length: no row pads another's choices."""
+def plan_batches(inputs: Sequence[Ids], choices: Sequence[Sequence[Ids]], batch_size: int) -> list[np.ndarray]:
+    """Groups inputs by their number of choices, and sorts each group by length: no row pads another's choices.
+
+    Args:
+      inputs: [n] rows of token ids.
+      choices: [n] lists of rows of token ids.
+      batch_size: most inputs of a batch.
+
+    Returns:
+      int64 [inputs of a batch] for each batch, the inputs' places.
+    """
     groups: dict[int, list[int]] = {}
     for row, ids in enumerate(choices):
         groups.setdefault(_choice_bucket(len(ids)), []).append(row)
@@ -289,24 +307,6 @@ def _pad_choices(choices: list[Sequence[Ids]], num_rows: int, pad_id: int) -> np
         for choice, ids in enumerate(texts):
             targets[row, choice, : len(ids)] = ids
     return targets
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def encode(module: nn.Module, variables: Any, inputs: jax.Array, mask: jax.Array) -> Read:
-    """Reads inputs once, for all their choices.
-
-    Args:
-      module: the model.
-      variables: its parameters, "params", and the adapters that the rows use, "lora", if there are any.
-      inputs: int32 [B, S].
-      mask: bool [B, S], True on real tokens.
-
-    Returns:
-      What targets are scored with.
-    """
-    call = lambda method: module.apply(variables, inputs, mask, method=method)
-    first: Any = call("first_tokens")
-    return Read(memory=call("encode"), first_tokens=first, mask=mask)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -46,11 +46,6 @@ class Way(Protocol):
         """Names of the metrics of a task's scores."""
         ...
 
-    @property
-    def passes(self) -> int:
-        """How many requests an example is."""
-        ...
-
     def of_task(self, name: str, examples: Examples) -> Mapping[str, Any]:
         """Returns what else decides a task's predictions, as JSON values; refuses other examples with an InputError."""
         ...
@@ -98,7 +93,7 @@ def run_tasks(
       chunk_size: tasks are taken together until they have this many examples; then their predictions are written.
       max_examples: scores only the first examples of each task; all if None.
       labels: what the records say about the run; nothing but the folder's name if None.
-      progress: told after each batch (requests done, in all, stage), and of tasks if a `TaskWatch`.
+      progress: told after each batch (examples done, in all, stage), and of tasks if a `TaskWatch`.
 
     Returns:
       Task name to its scores.
@@ -151,7 +146,7 @@ def _predictions(
     pretrained: Pretrained, left: Sequence[Work], way: Way, chunk_size: int, progress: Progress | None
 ) -> Iterator[tuple[Work, Sequence[Row]]]:
     """Gives tasks with their prediction rows, as soon as they are computed."""
-    count = _Counter(way.passes * sum(task.count for task in left), progress)
+    count = _Counter(sum(task.count for task in left), progress)
     for chunk in _chunks(left, chunk_size):
         rows = way.predict(pretrained, chunk, count.stage)
         yield from ((task, rows[task.name]) for task in chunk)
@@ -250,7 +245,7 @@ def _chunks(work: Sequence[Work], chunk_size: int) -> Iterator[list[Work]]:
 
 
 class _Counter:
-    """Counts the requests of all batches together and passes the sum on."""
+    """Counts the examples of all batches together and passes the sum on."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self.done, self.total, self.progress = 0, total, progress
@@ -258,8 +253,8 @@ class _Counter:
     def stage(self, text: str) -> Callable[[int], None]:
         """Returns a function that counts the batches of one stage."""
 
-        def add(requests: int) -> None:
-            self.done += requests
+        def add(examples: int) -> None:
+            self.done += examples
             if self.progress is not None:
                 self.progress(self.done, self.total, text)
 

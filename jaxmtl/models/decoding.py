@@ -46,6 +46,7 @@ def generate(
     *,
     how: Generation,
     num_tokens: int | None = None,
+    memory: Any = None,
 ) -> jax.Array:
     """Continues every input.
 
@@ -58,6 +59,7 @@ def generate(
       streams: uint32 [B], number of each row's own stream of random numbers.
       how: bounds, method and rules.
       num_tokens: number of real tokens; the padding rows of the vocabulary behind them are never taken.
+      memory: what `encode` gave of the inputs, where they were read before; None reads them.
 
     Returns:
       int32 [B, T]: the generated tokens up to and including the end token, then padding.
@@ -70,6 +72,7 @@ def generate(
         max_tokens=how.max_tokens,
         num_tokens=num_tokens,
         rules=how.rules,
+        memory=module.apply(variables, inputs, input_mask, method="encode") if memory is None else memory,
     )
     return how.method(request, streams)
 

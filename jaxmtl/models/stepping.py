@@ -25,6 +25,7 @@ class Request:
       max_tokens: T.
       num_tokens: number of real tokens; rows of the vocabulary behind them are never taken. None if all are real.
       rules: change the scores of the next token, in this order.
+      memory: what the model keeps of the inputs.
     """
 
     module: nn.Module
@@ -34,6 +35,7 @@ class Request:
     max_tokens: int
     num_tokens: int | None
     rules: tuple[Rule, ...]
+    memory: Any
 
     def call(self, method: str, *args: Any) -> Any:
         """Calls a method of the module with its variables."""
@@ -44,7 +46,7 @@ class Request:
         return ~self.input_mask.any(axis=1)
 
     def start(self, rows_per_input: int = 1) -> tuple[jax.Array, Any]:
-        """Reads the inputs.
+        """Prepares the first step.
 
         Args:
           rows_per_input: R.
@@ -52,16 +54,17 @@ class Request:
         Returns:
           int32 [B·R], what precedes the first generated token; and the cache.
         """
-        memory = self.call("encode", self.inputs, self.input_mask)
         first = jnp.repeat(self.call("first_tokens", self.inputs, self.input_mask), rows_per_input)
-        return first, self.call("start_cache", memory, self.max_tokens, rows_per_input)
+        return first, self.call("start_cache", self.memory, self.max_tokens, rows_per_input)
 
     def empty_pages(self, rows_per_input: int = 1) -> jax.Array:
         """Returns int32 [B·R, P + T] as `Written.tokens` is before the first token."""
         prompt = jnp.zeros((self.inputs.shape[0], 0), jnp.int32)
         if any(rule.reads_tokens for rule in self.rules):
             tokens, real = self.call("prompt_tokens", self.inputs, self.input_mask)
-            prompt = jnp.where(real, tokens, NOTHING)
+            # Padding may stand on either side; rules look for what was written last at the prompt's end.
+            order = jnp.argsort(real, axis=1, stable=True)
+            prompt = jnp.take_along_axis(jnp.where(real, tokens, NOTHING), order, axis=1)
         pages = jnp.pad(prompt, ((0, 0), (0, self.max_tokens)), constant_values=NOTHING)
         return jnp.repeat(pages, rows_per_input, axis=0)
 

@@ -112,7 +112,17 @@ class T5XArrays:
         return tuple(self._arrays[name].shape)
 
     def read(self, name: str) -> np.ndarray:
-        """Reads one parameter; bfloat16 comes as `ml_dtypes.bfloat16`."""
+        """Reads one parameter; bfloat16 comes as `ml_dtypes.bfloat16`.
+
+        Args:
+          name: the parameter's.
+
+        Returns:
+          Its values.
+
+        Raises:
+          InputError: if they cannot be read, or have another shape than the checkpoint says.
+        """
         array = self._arrays[name]
         if isinstance(array, np.ndarray):
             return array

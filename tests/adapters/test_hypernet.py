@@ -177,7 +177,14 @@ def test_a_memory_of_instruction_and_input_is_that_of_a_row_alone():
 def stepwise(base, variables, inputs, targets):
     """Logits of targets, one position after the other, over a cache."""
     request = Request(
-        module=base, variables=variables, inputs=inputs, input_mask=inputs != 0, max_tokens=3, num_tokens=None, rules=()
+        module=base,
+        variables=variables,
+        inputs=inputs,
+        input_mask=inputs != 0,
+        max_tokens=3,
+        num_tokens=None,
+        rules=(),
+        memory=base.apply(variables, inputs, inputs != 0, method="encode"),
     )
     _, cache = request.start()
     given = []

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmtl.evals import icl, icl_memory, scoring
+from jaxmtl.evals import icl, icl_memory, reading, scoring
 from jaxmtl.evals.icl_format import PLAIN_QUERY, Format, encode_demonstrations, encode_queries
 from jaxmtl.models.bart import BART
 from jaxmtl.models.bart_config import BARTConfig
@@ -134,15 +134,15 @@ def test_scores_depend_on_neither_order_nor_batch_size(pretrained, way):
 
 def test_demonstrations_are_encoded_once_for_all_queries(pretrained, monkeypatch):
     calls, rows = [], []
-    plain_encode = scoring.encode
-    monkeypatch.setattr(scoring, "encode", lambda *a: calls.append(a[2].shape) or plain_encode(*a))
+    plain_encode = reading.encode
+    monkeypatch.setattr(reading, "encode", lambda *a: calls.append(a[2].shape) or plain_encode(*a))
     memory = icl_memory.read_demonstrations(pretrained, [[5, 6, 1], [7, 1]])
     assert len(calls) == 1 and calls[0][0] == 2
     reader = icl_memory.reader_after(memory)
     read = lambda module, *args: rows.append(args[1].shape) or reader(module, *args)
     found = scoring.choice_losses(pretrained, [[5, 1]] * 5, [[[6, 1]]] * 5, reader=read, batch_size=2)
     assert [shape[0] for shape in rows] == [2, 2, 1] and len(found) == 5
-    monkeypatch.setattr(scoring, "encode", plain_encode)
+    monkeypatch.setattr(reading, "encode", plain_encode)
     again = icl.fid_losses(pretrained, [[5, 6, 1], [7, 1]], [[5, 1]], [[[6, 1]]])
     np.testing.assert_allclose(found[0][0], again[0][0], rtol=TOLERANCE)
 

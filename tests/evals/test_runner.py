@@ -206,7 +206,7 @@ class Watch:
         self.tasks.append((state.task, state.n, state.scores is not None))
 
 
-def test_progress_ends_at_the_number_of_requests(pretrained, store, tmp_path):
+def test_progress_ends_at_the_number_of_examples(pretrained, store, tmp_path):
     watch = Watch()
     evaluate(pretrained, store, tmp_path, batch_size=2, max_tokens=2, progress=watch)
     seen, sizes = watch.batches, {"task1_colour": 2, "task2_wet": 3, "task3_count": 1}
@@ -215,8 +215,8 @@ def test_progress_ends_at_the_number_of_requests(pretrained, store, tmp_path):
     evaluate(pretrained, store, tmp_path, max_tokens=2, progress=watch)  # nothing is left to do
     assert watch.tasks[6:] == [(task, n, True) for task, n in sizes.items()]
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
-    assert seen[-1][:2] == (12, 12)
-    assert {stage for _, _, stage in seen} == {"score", "generate"}
+    assert seen[-1][:2] == (6, 6)
+    assert {stage for _, _, stage in seen} == {"score and generate"}
 
 
 def test_chosen_tasks_alone_are_scored(pretrained, store, calls, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxmtl.evals import requests, scoring
+from jaxmtl.evals import reading, requests, scoring
 from jaxmtl.models.initial import abstract_params
 from jaxmtl.partitioning import make_mesh, shardings_for
 from jaxmtl.types import InputError
@@ -69,8 +69,8 @@ def test_equal_choices_get_equal_scores_so_that_the_first_wins(pretrained):
 
 def test_the_encoder_runs_once_for_all_choices_of_an_input(pretrained, monkeypatch):
     calls = []
-    plain = scoring.encode
-    monkeypatch.setattr(scoring, "encode", lambda *a: calls.append(a[2].shape) or plain(*a))
+    plain = reading.encode
+    monkeypatch.setattr(reading, "encode", lambda *a: calls.append(a[2].shape) or plain(*a))
     scoring.score_choices(pretrained, INPUTS[:2], [["yes", "no", "maybe"], ["a", "b", "c"]])
     assert len(calls) == 1 and calls[0][0] == 2
 

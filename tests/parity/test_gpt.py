@@ -9,6 +9,7 @@ import pytest
 from jaxmtl.models.beam_search import BeamSearch
 from jaxmtl.models.decoding import Generation, generate, greedy
 from jaxmtl.models.logit_rules import NoRepeatNgram, RepetitionPenalty
+from jaxmtl.models.sampling import Sampling
 from jaxmtl.training.objectives import EncoderDecoderLoss
 from jaxmtl.weights import load_pretrained, save_pretrained
 
@@ -196,7 +197,8 @@ def test_beam_texts_are_those_of_torch(pair, rules):
     ours, theirs = (), {}
     if rules != "none":  # both read the prompt too
         ours, theirs = (RepetitionPenalty(1.3), NoRepeatNgram(2)), dict(repetition_penalty=1.3, no_repeat_ngram_size=2)
-    rows = rows_of(6, (13, 9, 4, 1, 12))
+    # Few different tokens, so that prompts end with what they held before.
+    rows = [2 + row % 4 if ours else row for row in rows_of(6, (13, 9, 4, 1, 12))]
     inputs, mask = padded(rows, 13, pretrained.config.pad_id, "left"), mask_of(rows, 13, "left")
     reference = model.generate(
         input_ids=torch.tensor(inputs).long(),
@@ -245,3 +247,22 @@ def test_a_model_saved_without_its_output_layer_is_the_same_model(name, tmp_path
     whole, base = (load_pretrained(tmp_path / folder) for folder in ("whole", "base"))
     assert whole.config == base.config
     jax.tree.map(np.testing.assert_array_equal, whole.params, base.params)
+
+
+def test_drawn_tokens_have_the_probabilities_of_torch(pair):
+    import torch
+    from scipy import stats
+
+    model, pretrained = pair
+    draws = 4000
+    for row in rows_of(7, (4, 7)):
+        with torch.no_grad():
+            logits = model(torch.tensor(row)[None].long()).logits[0, -1].double()
+        wanted = draws * (logits / 1.7).softmax(-1).numpy()
+        rows, mask = padded([row] * draws, 7, pretrained.config.pad_id, "right"), mask_of([row] * draws, 7, "right")
+        how = Generation(max_tokens=1, method=Sampling(temperature=1.7, seed=2))
+        streams = np.arange(draws, dtype=np.uint32)
+        tokens = generate(pretrained.module, {"params": pretrained.params}, rows, mask, streams, how=how)
+        counts, rare = np.bincount(np.asarray(tokens)[:, 0], minlength=len(wanted)), wanted < 5
+        cells = [np.append(values[~rare], values[rare].sum()) for values in (counts, wanted)]
+        assert stats.chisquare(*cells).pvalue > 1e-6
