@@ -15,8 +15,8 @@ from jaxmtl.models.initial import abstract_params
 from jaxmtl.partitioning import make_mesh, shardings_for
 from jaxmtl.types import InputError
 
-INPUTS = ["the cat sat", "a", "is water wet and is the sky blue or is it not", "say yes or no", "a dog"]
-TARGETS = ["mat", "yes", "a ball", "no", "ran over the hill"]
+INPUTS = ["the cat sat", "a", "is water wet or not so", "say yes or no", "a dog"]
+TARGETS = ["mat", "yes", "a ball", "no", "ran over it"]
 MAX_TOKENS = 5
 
 

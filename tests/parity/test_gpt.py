@@ -264,5 +264,5 @@ def test_drawn_tokens_have_the_probabilities_of_torch(pair):
         streams = np.arange(draws, dtype=np.uint32)
         tokens = generate(pretrained.module, {"params": pretrained.params}, rows, mask, streams, how=how)
         counts, rare = np.bincount(np.asarray(tokens)[:, 0], minlength=len(wanted)), wanted < 5
-        cells = [np.append(values[~rare], values[rare].sum()) for values in (counts, wanted)]
-        assert stats.chisquare(*cells).pvalue > 1e-6
+        cells = np.array([np.append(values[~rare], values[rare].sum()) for values in (counts, wanted)])
+        assert stats.chisquare(*cells[:, cells[1] > 0]).pvalue > 1e-6
