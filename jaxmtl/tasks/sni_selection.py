@@ -199,9 +199,8 @@ class OfficialTest:
         return _filled({"test": test, "fewshot": self._others(task, test) if self.num_fewshot else []})
 
     def _others(self, task: TaskSpec, test: Sequence[int]) -> list[int]:
-        asked = {task.examples[index].inputs for index in test}  # some files hold the same instance twice
         order = seeded_order(len(task.examples), self.seed, task.name, "fewshot")
-        return [index for index in order if task.examples[index].inputs not in asked][: self.num_fewshot]
+        return _with_other_inputs(task, order, test)[: self.num_fewshot]
 
     def _cut(self, count: int, name: str) -> list[int]:
         return seeded_order(count, self.seed, name)[: self.limit]
@@ -253,7 +252,7 @@ class TransferMatters:
       more_than: an unseen task needs more examples than this; the further sets need at least as many. At least
         `num_test + num_fewshot`, so that both splits are full.
       num_test: test examples of an unseen task.
-      num_fewshot: further examples of an unseen task to tune on.
+      num_fewshot: further examples of an unseen task to tune on, none with the input of a test example.
       test_fraction: part of a training task held out as "test".
       validation_fraction: part of a training task held out as "validation".
       max_train: most training examples of a task; None for all.
@@ -340,8 +339,8 @@ class TransferMatters:
             return None
         order = seeded_order(len(task.examples), self.seed, task.name)
         if use != "train":
-            end = self.num_test + self.num_fewshot
-            return _filled({"test": order[: self.num_test], "fewshot": order[self.num_test : end]})
+            test = order[: self.num_test]
+            return _filled({"test": test, "fewshot": _with_other_inputs(task, order, test)[: self.num_fewshot]})
         num_test = int(len(order) * self.test_fraction)
         end = num_test + int(len(order) * self.validation_fraction)
         # The cap comes after the cut, so a data limit changes the training examples only.
@@ -353,6 +352,12 @@ class TransferMatters:
         if not any(languages):
             return self.no_language == "english"
         return all(language == ENGLISH for language in languages)
+
+
+def _with_other_inputs(task: TaskSpec, order: Sequence[int], test: Sequence[int]) -> list[int]:
+    """Leaves the examples whose input no test example has: some files hold the same instance twice."""
+    asked = {task.examples[index].inputs for index in test}
+    return [index for index in order if task.examples[index].inputs not in asked]
 
 
 def _any_in(values: Collection[str], chosen: Collection[str]) -> bool:

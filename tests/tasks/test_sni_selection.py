@@ -105,6 +105,14 @@ def test_unseen_tasks_get_100_test_and_40_few_shot_examples():
     assert not set(splits["test"]) & set(splits["fewshot"])
 
 
+def test_few_shot_examples_have_inputs_that_no_test_example_has():
+    unseen = task(500, categories=("Title Generation",))
+    twice = [dataclasses.replace(one, inputs=f"x{number % 250}") for number, one in enumerate(unseen.examples)]
+    splits = selection.TransferMatters().splits(dataclasses.replace(unseen, examples=tuple(twice)), None)
+    test, few = ({twice[index].inputs for index in splits[name]} for name in ("test", "fewshot"))
+    assert not test & few and len(splits["test"]) == 100 and len(splits["fewshot"]) == 40
+
+
 def test_seen_tasks_are_cut_80_10_10_with_at_most_5000_to_train_on():
     splits = selection.TransferMatters().splits(task(6500), None)
     assert {name: len(indices) for name, indices in splits.items()} == {"train": 5000, "validation": 650, "test": 650}
