@@ -5,6 +5,7 @@ the training losses, and what an evaluation writes. Adapters and scores that are
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -23,11 +24,12 @@ from jaxmtl.evals.watch import TaskState, Within, tell
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.files import write_whole
 from jaxmtl.training.fit_rows import Fit
-from jaxmtl.training.fitting import Fitted, Schedule, fit_all
+from jaxmtl.training.fitting import Fitted, Schedule, fit_each
+from jaxmtl.training.tuning import LowRankTuning
 from jaxmtl.types import InputError, Progress, Scores
 from jaxmtl.weights import Pretrained, check_reads, load_adapter, save_adapter
 
-VERSION = 1
+VERSION = 2
 """Counted up when the same settings would give other adapters, so that old ones are not taken for new ones."""
 FITS = "fits.json"
 ADAPTERS = LoRA(dropout=0.05)
@@ -57,6 +59,99 @@ class FewShot:
         labels = [setting.label for setting in self.settings]
         if not labels or len(set(labels)) < len(labels):
             raise InputError(f"settings of few-shot fits are {labels}; expected at least one, none twice")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shots:
+    """The examples that tasks are fitted to; none has the input of one that is scored.
+
+    Attributes:
+      store: the tokenised examples.
+      few_shot: which of them, and how long.
+      scored: the split that is scored.
+    """
+
+    store: TokenStore
+    few_shot: FewShot
+    scored: str
+
+    def fit(self, name: str, setting: Setting) -> Fit:
+        """Reads what a task is fitted to.
+
+        Args:
+          name: the task.
+          setting: how many shots, and which.
+
+        Returns:
+          The fit.
+
+        Raises:
+          InputError: as `fit_of_rows`.
+          UnknownNameError: if the task is not in a split.
+        """
+        held = self.few_shot.held
+        others = ((), ()) if held.split is None else self._rows(name, held.split)
+        return fit_of_rows(name, *self._rows(name, self.few_shot.split), setting, held, others)
+
+    def key(self, pretrained: Pretrained, name: str, setting: Setting, made_of: Mapping[str, Any]) -> str:
+        """Hashes all that decides what a task's fit becomes.
+
+        Args:
+          pretrained: the model.
+          name: the task.
+          setting: the setting.
+          made_of: what is trained, and by which optimizer: JSON values.
+
+        Returns:
+          Hexadecimal digits.
+        """
+        few_shot, sha256 = self.few_shot, lambda split: self.store.entry(name, split).sha256
+        schedule: dict[str, Any] = dict(epochs=few_shot.schedule.epochs, batch_size=few_shot.schedule.batch_size)
+        if few_shot.schedule.steps is not None:
+            schedule["steps"] = few_shot.schedule.steps
+        if few_shot.held != NOTHING_HELD:
+            others = None if few_shot.held.split is None else sha256(few_shot.held.split)
+            schedule |= dict(patience=few_shot.schedule.patience, held=dataclasses.asdict(few_shot.held), others=others)
+        identity = dict(
+            version=VERSION,
+            weights_hash=pretrained.hash,
+            task=name,
+            examples=sha256(few_shot.split),
+            scored=sha256(self.scored),
+            schedule=schedule,
+            setting=dataclasses.asdict(setting),
+        )
+        return files.key_of(identity | dict(made_of))
+
+    def check(self, names: Sequence[str]) -> None:
+        """Looks whether there are enough examples.
+
+        Args:
+          names: the tasks.
+
+        Raises:
+          InputError: if a task has fewer than a setting asks for.
+          UnknownNameError: if there is no split to learn from.
+        """
+        most = max(setting.shots or 0 for setting in self.few_shot.settings)
+        there = set(self.store.task_names(self.few_shot.split))
+        counts = {name: len(self._rows(name, self.few_shot.split)[0]) if name in there else 0 for name in names}
+        short = [name for name in names if counts[name] < most]
+        if short:
+            shown = ", ".join(f"{name} ({counts[name]})" for name in short[:5]) + ", ..." * (len(short) > 5)
+            raise InputError(
+                f"{most} shots asked for, but {len(short)} of {len(names)} tasks have fewer examples in split "
+                f"{self.few_shot.split!r} whose input is not scored: {shown}; ask for fewer (SHOTS), or name those "
+                "that have enough (TASKS)"
+            )
+
+    def _rows(self, name: str, split: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Reads inputs and targets of a task's split, but those whose input is scored."""
+        both = [self.store.examples(name, one) for one in (split, self.scored)]
+        (inputs, targets), (asked, _) = (examples.rows(range(len(examples))) for examples in both)
+        scored = {ids.tobytes() for ids in asked}
+        kept = [place for place, ids in enumerate(inputs) if ids.tobytes() not in scored]
+        return [inputs[place] for place in kept], [targets[place] for place in kept]
 
 
 def evaluate(
@@ -92,10 +187,11 @@ def evaluate(
       "SETTING TASK" to the task's scores, with the setting as category.
 
     Raises:
-      InputError: as `runner.evaluate` and `fit_all`, or if a task has too few examples or none in the split of the few.
+      InputError: as `runner.evaluate` and `fit_each`, or if a task has too few examples, or none, in the split of the
+        few.
     """
     if adapters is not None:
-        raise InputError("few-shot fits begin with the plain model; give no ADAPTER, or merge it into a checkpoint")
+        raise InputError("few-shot fits begin with a plain model: give no ADAPTER, or merge it, and no hypernetwork")
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     names = store.task_names(split) if tasks is None else list(tasks)
     if getattr(pretrained.config, "heads", ()):
@@ -109,7 +205,9 @@ def evaluate(
         told = Within(progress, setting.label)
         options: dict[str, Any] = dict(tasks=names, labels=own, progress=told)
         if setting.shots != 0:
-            options["adapters"] = _adapters(pretrained, store, names, run_dir, few_shot, lora, setting, told)
+            shots = Shots(store=store, few_shot=few_shot, scored=split)
+            folder = run_dir / setting.label
+            options["adapters"] = _adapters(pretrained, shots, names, folder, lora, setting, told)
         scores = score(pretrained, store, split, run_dir / setting.label, **options)
         for name, one in scores.items():
             found[f"{setting.label} {name}"] = dataclasses.replace(one, category=setting.label)
@@ -151,19 +249,7 @@ def check(
         )
     for setting in few_shot.settings:
         files.check_split(run_dir / setting.label, split)
-    _check_shots(store, names, few_shot)
-
-
-def _check_shots(store: TokenStore, names: Sequence[str], few_shot: FewShot) -> None:
-    most = max(setting.shots or 0 for setting in few_shot.settings)
-    counts = dict(zip(store.task_names(few_shot.split), store.sizes(few_shot.split).tolist(), strict=True))
-    short = [name for name in names if counts.get(name, 0) < most]
-    if short:
-        shown = ", ".join(f"{name} ({counts.get(name, 0)})" for name in short[:5]) + ", ..." * (len(short) > 5)
-        raise InputError(
-            f"{most} shots asked for, but {len(short)} of {len(names)} tasks have fewer examples in split "
-            f"{few_shot.split!r}: {shown}; ask for fewer (SHOTS), or name those that have enough (TASKS)"
-        )
+    Shots(store=store, few_shot=few_shot, scored=split).check(names)
 
 
 def announce(
@@ -186,62 +272,58 @@ def announce(
 
 def _adapters(
     pretrained: Pretrained,
-    store: TokenStore,
+    shots: Shots,
     names: Sequence[str],
-    run_dir: pathlib.Path,
-    few_shot: FewShot,
+    folder: pathlib.Path,
     lora: LoRA,
     setting: Setting,
     progress: Progress | None,
 ) -> dict[str, Adapter]:
     """Loads the adapters of a setting; fits and saves those of tasks that have none yet, or others."""
-    folder = run_dir / setting.label
     place = lambda name: folder / "adapters" / name
-    made_of = dict(lora=dataclasses.asdict(lora))
-    keys = {name: key_of(pretrained, store, name, few_shot, setting, made_of) for name in names}
+    keys = {name: shots.key(pretrained, name, setting, dict(lora=dataclasses.asdict(lora))) for name in names}
     kept = read_fits(folder / FITS)
-    missing = [name for name in names if kept.get(name, {}).get("key") != keys[name]]
-    fits = [fit_of(store, name, few_shot, setting) for name in missing]
+    found = {name: load_adapter(place(name), pretrained) for name in names if is_kept(kept, name, keys)}
+    fits = [shots.fit(name, setting) for name in names if name not in found]
     options: dict[str, Any] = dict(mesh=mesh_of(pretrained.params), progress=progress)
-    made = [lora, few_shot.schedule]
-    fitted = fit_all(pretrained.module, pretrained.params, fits, *made, **options) if fits else []
-    if not kept.keys().isdisjoint(missing):  # what they name is replaced, one adapter after the other
-        kept = {name: entry for name, entry in kept.items() if name not in missing}
-        write_fits(folder / FITS, kept)
-    for fit, one in zip(fits, fitted, strict=True):
-        save_adapter(place(fit.name), one.learnt, pretrained)
-        kept[fit.name] = described(keys[fit.name], fit, one)
-    if fits:
-        write_fits(folder / FITS, kept)
-    new = {fit.name: one.learnt for fit, one in zip(fits, fitted, strict=True)}
-    return {name: new[name] if name in new else load_adapter(place(name), pretrained) for name in names}
+    tuning, schedule = LowRankTuning(lora), shots.few_shot.schedule
+    for number, one in fit_each(pretrained.module, pretrained.params, fits, tuning, schedule, **options):
+        fit = fits[number]
+        save = functools.partial(save_adapter, place(fit.name), one.learnt, pretrained)
+        keep(folder / FITS, kept, fit, one, keys[fit.name], save)
+        found[fit.name] = one.learnt
+    return found
 
 
-def fit_of(store: TokenStore, name: str, few_shot: FewShot, setting: Setting) -> Fit:
-    """Reads what a task is fitted to.
+def is_kept(kept: Mapping[str, Any], name: str, keys: Mapping[str, str]) -> bool:
+    """Tells whether a task's fit is there, whole and made of the same.
 
     Args:
-      store: the tokenised examples.
+      kept: what `read_fits` gave.
       name: the task.
-      few_shot: which splits.
-      setting: how many shots, and which.
-
-    Returns:
-      The fit.
-
-    Raises:
-      InputError: as `fit_of_rows`.
-      UnknownNameError: if the task is not in a split.
+      keys: tasks to what `Shots.key` gave.
     """
-    held = few_shot.held
-    others = ((), ()) if held.split is None else _rows(store, name, held.split)
-    return fit_of_rows(name, *_rows(store, name, few_shot.split), setting, held, others)
+    return kept.get(name, {}).get("key") == keys[name]
 
 
-def _rows(store: TokenStore, name: str, split: str) -> tuple[Any, Any]:
-    """Reads inputs and targets of a task's split."""
-    examples = store.examples(name, split)
-    return examples.rows(range(len(examples)))
+def keep(
+    path: pathlib.Path, kept: dict[str, Any], fit: Fit, fitted: Fitted, key: str, save: Callable[[], object]
+) -> None:
+    """Saves what a fit has become and then says so in the file of fits: what is named there is whole.
+
+    Args:
+      path: the file of fits.
+      kept: what it says; this fit is added.
+      fit: the fit.
+      fitted: what became of it.
+      key: hash of what made it.
+      save: saves it.
+    """
+    if kept.pop(fit.name, None) is not None:  # what it names is replaced
+        write_fits(path, kept)
+    save()
+    kept[fit.name] = described(key, fit, fitted)
+    write_fits(path, kept)
 
 
 def described(key: str, fit: Fit, fitted: Fitted) -> dict[str, Any]:
@@ -283,42 +365,3 @@ def read_fits(path: pathlib.Path) -> dict[str, Any]:
         return {name: entry for name, entry in tasks.items() if isinstance(entry, dict)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # not there, or damaged by hand: fitted again
-
-
-def key_of(
-    pretrained: Pretrained,
-    store: TokenStore,
-    name: str,
-    few_shot: FewShot,
-    setting: Setting,
-    made_of: Mapping[str, Any],
-) -> str:
-    """Hashes all that decides what a task's fit becomes.
-
-    Args:
-      pretrained: the model.
-      store: the tokenised examples.
-      name: the task.
-      few_shot: which examples, and how long.
-      setting: the setting.
-      made_of: what is trained, and by which optimizer: JSON values.
-
-    Returns:
-      Hexadecimal digits.
-    """
-    schedule: dict[str, Any] = dict(epochs=few_shot.schedule.epochs, batch_size=few_shot.schedule.batch_size)
-    if few_shot.schedule.steps is not None:
-        schedule["steps"] = few_shot.schedule.steps
-    if few_shot.held != NOTHING_HELD:
-        split = few_shot.held.split
-        others = None if split is None else store.entry(name, split).sha256
-        schedule |= dict(patience=few_shot.schedule.patience, held=dataclasses.asdict(few_shot.held), others=others)
-    identity = dict(
-        version=VERSION,
-        weights_hash=pretrained.hash,
-        task=name,
-        examples=store.entry(name, few_shot.split).sha256,
-        schedule=schedule,
-        setting=dataclasses.asdict(setting),
-    )
-    return files.key_of(identity | dict(made_of))

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxmtl.evals import answer_runner
-from jaxmtl.evals.few_shot import FITS, FewShot, announce, check, described, fit_of, key_of, read_fits, write_fits
+from jaxmtl.evals.few_shot import FITS, FewShot, Shots, announce, check, described, read_fits, write_fits
 from jaxmtl.evals.few_shot_models import MODEL
 from jaxmtl.evals.per_task import Setting
 from jaxmtl.evals.requests import mesh_of
@@ -75,15 +75,16 @@ def evaluate(
     if any(setting.shots == 0 for setting in few_shot.settings):
         raise InputError("a setting has 0 shots; a head that has learnt nothing answers by chance: leave it out")
     if adapters is not None:
-        raise InputError("few-shot fits begin with the plain model; give no ADAPTER, or merge it into a checkpoint")
+        raise InputError("few-shot fits begin with a plain model: give no ADAPTER, or merge it, and no hypernetwork")
     names = store.task_names(split) if tasks is None else list(tasks)
     check(pretrained, store, run_dir, split, names, few_shot)
     announce(store, split, names, few_shot.settings, progress)
     found: dict[str, Scores] = {}
+    shots = Shots(store=store, few_shot=few_shot, scored=split)
     for setting in few_shot.settings:
         folder, told = run_dir / setting.label, Within(progress, setting.label)
         own = dataclasses.replace(labels, run=f"{labels.run}/{setting.label}", seed=setting.seed)
-        model = _model(pretrained, store, names, folder, few_shot, optimizer, setting, told)
+        model = _model(pretrained, shots, names, folder, optimizer, setting, told)
         scores = score(model, store, split, folder, tasks=names, labels=own, progress=told)
         for name, one in scores.items():
             found[f"{setting.label} {name}"] = dataclasses.replace(one, category=setting.label)
@@ -92,29 +93,28 @@ def evaluate(
 
 def _model(
     pretrained: Pretrained,
-    store: TokenStore,
+    shots: Shots,
     names: Sequence[str],
     folder: pathlib.Path,
-    few_shot: FewShot,
     optimizer: Optimizer,
     setting: Setting,
     progress: Progress | None,
 ) -> Pretrained:
     """Loads the model of a setting; fits and saves all of its heads if one is missing or another."""
     made_of = dict(heads=type(optimizer).__name__, optimizer=dataclasses.asdict(optimizer))
-    keys = {name: key_of(pretrained, store, name, few_shot, setting, made_of) for name in names}
+    keys = {name: shots.key(pretrained, name, setting, made_of) for name in names}
     kept = read_fits(folder / FITS)
     if {name: entry.get("key") for name, entry in kept.items()} == keys:
         return load_pretrained(folder / MODEL, dtype=pretrained.config.dtype)
-    heads = tuple(_head(store, name, few_shot.split) for name in names)
+    heads = tuple(_head(shots.store, name, shots.few_shot.split) for name in names)
     leaves, entries = {}, {}
     for kind in sorted({head.kind for head in heads}):
         own = [head for head in heads if head.kind == kind]
-        fits = [dataclasses.replace(fit_of(store, head.name, few_shot, setting), weigh=as_labels) for head in own]
+        fits = [dataclasses.replace(shots.fit(head.name, setting), weigh=as_labels) for head in own]
         module = roberta(dataclasses.replace(pretrained.config, heads=tuple(own)))
         options: dict[str, Any] = dict(optimizer=optimizer, progress=progress)
         tuning = HeadTuning(kind, len(own))
-        fitted = dict(fit_each(module, pretrained.params, fits, tuning, few_shot.schedule, **options))
+        fitted = dict(fit_each(module, pretrained.params, fits, tuning, shots.few_shot.schedule, **options))
         trees = [fitted[number].learnt for number in range(len(own))]
         leaves[kind] = jax.tree.map(lambda *parts: jnp.asarray(np.stack(parts)), *trees)
         entries |= {fit.name: described(keys[fit.name], fit, fitted[number]) for number, fit in enumerate(fits)}

@@ -5,13 +5,14 @@ as Hugging Face has it, and what an evaluation writes. Models and scores that ar
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jaxmtl.evals import runner
-from jaxmtl.evals.few_shot import FITS, FewShot, announce, check, described, fit_of, key_of, read_fits, write_fits
+from jaxmtl.evals.few_shot import FITS, FewShot, Shots, announce, check, is_kept, keep, read_fits
 from jaxmtl.evals.per_task import Setting
 from jaxmtl.evals.requests import mesh_of
 from jaxmtl.evals.summary import Labels
@@ -65,11 +66,12 @@ def evaluate(
     if getattr(pretrained.config, "heads", ()) or mesh_of(pretrained.params) is not None:
         raise InputError("whole models are fitted to texts, on one device; give a model without heads, and no MESH")
     if adapters is not None:
-        raise InputError("few-shot fits begin with the plain model; give no ADAPTER, or merge it into a checkpoint")
+        raise InputError("few-shot fits begin with a plain model: give no ADAPTER, or merge it, and no hypernetwork")
     names = store.task_names(split) if tasks is None else list(tasks)
     check(pretrained, store, run_dir, split, names, few_shot)
     announce(store, split, names, few_shot.settings, progress)
     found: dict[str, Scores] = {}
+    shots = Shots(store=store, few_shot=few_shot, scored=split)
     for setting in few_shot.settings:
         folder, told = run_dir / setting.label, Within(progress, setting.label)
         own = dataclasses.replace(labels, run=f"{labels.run}/{setting.label}", seed=setting.seed)
@@ -77,7 +79,7 @@ def evaluate(
         if setting.shots == 0:
             scores = score(pretrained, store, split, folder, tasks=names, labels=own, progress=told)
         else:
-            for name, model in _models(pretrained, store, names, folder, few_shot, optimizer, setting, told):
+            for name, model in _models(pretrained, shots, names, folder, optimizer, setting, told):
                 of_task = dataclasses.replace(own, run=f"{own.run}/{name}")
                 scores |= score(model, store, split, folder / name, tasks=[name], labels=of_task, progress=told)
         for name in names:
@@ -87,31 +89,28 @@ def evaluate(
 
 def _models(
     pretrained: Pretrained,
-    store: TokenStore,
+    shots: Shots,
     names: Sequence[str],
     folder: pathlib.Path,
-    few_shot: FewShot,
     optimizer: Optimizer,
     setting: Setting,
     progress: Progress | None,
 ) -> Iterator[tuple[str, Pretrained]]:
     """Loads the models of a setting, one at a time; fits and saves those of tasks that have none yet, or others."""
     made_of = dict(whole=type(optimizer).__name__, optimizer=dataclasses.asdict(optimizer))
-    keys = {name: key_of(pretrained, store, name, few_shot, setting, made_of) for name in names}
+    keys = {name: shots.key(pretrained, name, setting, made_of) for name in names}
+    load = lambda name: load_pretrained(folder / name / MODEL, dtype=pretrained.config.dtype)
     kept = read_fits(folder / FITS)
-    missing = [name for name in names if kept.get(name, {}).get("key") != keys[name]]
+    missing = [name for name in names if not is_kept(kept, name, keys)]
     for name in names:
         if name not in missing:
-            yield name, load_pretrained(folder / name / MODEL, dtype=pretrained.config.dtype)
-    fits = [fit_of(store, name, few_shot, setting) for name in missing]
+            yield name, load(name)
+    fits = [shots.fit(name, setting) for name in missing]
     options: dict[str, Any] = dict(optimizer=optimizer, progress=progress)
-    fitted = fit_each(pretrained.module, pretrained.params, fits, WholeTuning(), few_shot.schedule, **options)
-    for number, one in fitted:
-        name = fits[number].name
-        if kept.pop(name, None) is not None:  # what it names is replaced
-            write_fits(folder / FITS, kept)
-        save_pretrained(folder / name / MODEL, dataclasses.replace(pretrained, params=one.learnt))
-        kept[name] = described(keys[name], fits[number], one)
-        write_fits(folder / FITS, kept)
+    schedule = shots.few_shot.schedule
+    for number, one in fit_each(pretrained.module, pretrained.params, fits, WholeTuning(), schedule, **options):
+        name, model = fits[number].name, dataclasses.replace(pretrained, params=one.learnt)
+        save = functools.partial(save_pretrained, folder / name / MODEL, model)
+        keep(folder / FITS, kept, fits[number], one, keys[name], save)
         # Read again, so that what is scored is the same as after a restart.
-        yield name, load_pretrained(folder / name / MODEL, dtype=pretrained.config.dtype)
+        yield name, load(name)

@@ -117,7 +117,7 @@ def evaluate(
       UnknownNameError: if a task has no demonstrations at all.
     """
     if adapters is not None:
-        raise InputError("in-context learning asks the plain model; give no ADAPTER, or merge it into a checkpoint")
+        raise InputError("in-context learning asks a plain model: give no ADAPTER, or merge it, and no hypernetwork")
     _check_different(how)
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     chosen = store.task_names(split) if tasks is None else list(tasks)

@@ -15,7 +15,8 @@ from jaxmtl.types import InputError, Record, Scores
 
 METRICS = "metrics.jsonl"
 PARTS = ("step-*", "*-shots_*", "step-*/*-shots_*")
-"""Folders in a run folder that hold parts of it: a step of a trajectory, a setting of few-shot runs, or both."""
+"""Folders in a run folder that hold parts of it: a step of a trajectory, a setting of few-shot runs, or both. Where a
+setting fits a model to each task, its folder has one for each of them."""
 NUM_SAMPLES = 2
 """Predictions of each task that are kept to be shown."""
 
@@ -95,7 +96,7 @@ def read_run(run_dir: str | os.PathLike) -> RunData:
         raise InputError(f"{folder}: no such folder; expected a run folder")
     curves, draws = read_curves(folder), read_draws(folder)
     own = _evaluated(folder) if (folder / files.RECORDS).is_file() else None
-    parts = {name: _evaluated(folder / name) for name in _part_names(folder)}
+    parts = {name: _part(folder / name) for name in _part_names(folder)}
     scored = [*parts.values(), *([own] if own else [])]
     if not scored:
         return _only_trained(folder, curves, draws)
@@ -135,11 +136,33 @@ def _evaluated(folder: pathlib.Path) -> _Evaluated:
     return _Evaluated(columns=columns, settings=settings, records=records, samples=samples)
 
 
+def _part(folder: pathlib.Path) -> _Evaluated:
+    """Reads a part; models of single tasks become one column."""
+    if (folder / files.RECORDS).is_file():
+        return _evaluated(folder)
+    models = [_evaluated(path.parent) for path in sorted(folder.glob(f"*/{files.RECORDS}"))]
+    latest = [model.columns[-1] for model in models]
+    together = dataclasses.replace(
+        latest[-1],
+        weights_hash=ADAPTED,
+        scores={name: scores for column in latest for name, scores in column.scores.items()},
+        examples={name: values for column in latest for name, values in column.examples.items()},
+    )
+    tasks = {name: entry for model in models for name, entry in model.settings["tasks"].items()}
+    return _Evaluated(
+        columns=[together],
+        settings={**models[-1].settings, "tasks": tasks},
+        records=[record for model in models for record in model.records],
+        samples={name: rows for model in models for name, rows in model.samples.items()},
+    )
+
+
 def _part_names(folder: pathlib.Path) -> list[str]:
     """Returns the paths of parts, those with smaller numbers in them first."""
-    found = [path for place in PARTS for path in folder.glob(f"{place}/{files.RECORDS}")]
+    found = {path.parent for place in PARTS for path in folder.glob(f"{place}/{files.RECORDS}")}
+    found |= {path.parents[1] for place in PARTS[1:] for path in folder.glob(f"{place}/*/{files.RECORDS}")}
     numbers = lambda name: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
-    return sorted((path.parent.relative_to(folder).as_posix() for path in found), key=numbers)
+    return sorted((path.relative_to(folder).as_posix() for path in found), key=numbers)
 
 
 def _all_columns(

@@ -231,6 +231,18 @@ def test_generation_is_the_same_as_that_of_torch(tmp_path, family):
 
 
 @pytest.mark.torch
+def test_few_shot_fits_of_both_sides_learn_alike(tmp_path):
+    workload, fewshot = importlib.import_module("workload"), importlib.import_module("fewshot")
+    arguments = workload.make_parser("text").parse_args(["--data", "toy"])
+    sizes = argparse.Namespace(layers=1, tasks=2, shots=6, held_out=3, epochs=2, every=1, num_shapes=1)
+    store = workload.make_store(arguments, tmp_path, "test", 9, (64, 16), num_positive=0)
+    figures = fewshot.compare(tmp_path / "model", fewshot.read_tasks(store, sizes), sizes)
+    # Their adapters start from other random numbers, and two steps move both a little.
+    assert figures["ours_loss"] == pytest.approx(figures["peft_loss"], rel=0.01)
+    assert figures["ratio"] > 0 and figures["ours_peak_gigabytes"] > 0
+
+
+@pytest.mark.torch
 def test_choices_are_scored_as_by_torch(tmp_path):
     workload, rank = importlib.import_module("workload"), importlib.import_module("rank")
     arguments = workload.make_parser("text", "anli").parse_args(["--data", "toy", "--batch_size", "2"])

@@ -97,6 +97,19 @@ def test_adapters_are_fitted_and_ranked(choices, tmp_path):
     assert all(fitted[task]["nll"] < plain[task]["nll"] - 0.5 for task in TASKS)
 
 
+@pytest.mark.long
+def test_models_of_single_tasks_are_ranked_and_reported_together(choices, tmp_path, capsys):
+    few = ["--gin_file=runs/few_shot_models.gin", "--gin.SHOTS=(4,)", "--gin.EPOCHS=2"]
+    assert rank(choices, tmp_path, *few) == 0
+    printed = capsys.readouterr().out
+    (setting,) = [path.parent for path in tmp_path.glob("*/fits.json")]
+    scores = [json.loads((setting / task / "scores.json").read_text())["tasks"][task]["accuracy"] for task in TASKS]
+    (line,) = [line.split() for line in printed.splitlines() if "anli_r1" in line]
+    assert line[:3] == [setting.name, "anli_r1", "2"] and float(line[3]) == pytest.approx(sum(scores) / 2, abs=0.01)
+    assert main(["report", str(tmp_path)]) == 0
+    assert setting.name in (tmp_path / "report" / "templates.csv").read_text()
+
+
 def test_a_store_without_choices_is_refused(store, tmp_path, capsys):
     assert rank(store, tmp_path) == 1
     assert "has no answer choices to rank" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def test_every_setting_is_fitted_scored_and_kept(pretrained, store, tmp_path, mo
     assert [len(fits[task]["losses"]) for task in TASKS] == [8, 8]
     assert not (tmp_path / PLAIN / "adapters").exists()
 
-    monkeypatch.setattr(few_shot, "fit_all", lambda *given, **more: pytest.fail("fitted again"))
+    monkeypatch.setattr(few_shot, "fit_each", lambda module, params, fits, *given, **more: iter(fits))  # of none
     assert run(pretrained, store, tmp_path) == scores
 
 
@@ -67,8 +67,9 @@ def test_the_best_epoch_on_held_shots_is_kept_and_told(pretrained, store, tmp_pa
 @pytest.mark.long
 def test_other_settings_are_fitted_anew(pretrained, store, tmp_path, monkeypatch):
     asked = []
-    plain = few_shot.fit_all
-    monkeypatch.setattr(few_shot, "fit_all", lambda *given, **more: asked.append(given[2]) or plain(*given, **more))
+    plain = few_shot.fit_each
+    tell = lambda fits: asked.append(fits) if fits else None
+    monkeypatch.setattr(few_shot, "fit_each", lambda *given, **more: tell(given[2]) or plain(*given, **more))
     once = dataclasses.replace(HOW, settings=HOW.settings[1:], schedule=Schedule(epochs=1, num_shapes=1))
     scores = run(pretrained, store, tmp_path, once)
     run(pretrained, store, tmp_path, once)
@@ -86,6 +87,55 @@ def test_other_settings_are_fitted_anew(pretrained, store, tmp_path, monkeypatch
     assert kept[TASKS[0]] == fits[TASKS[0]] and kept[TASKS[1]]["key"] == fits[TASKS[1]]["key"]
     run(pretrained, store, tmp_path, once, lora=LoRA(rank=1))
     assert len(asked) == 2 and [fit.name for fit in asked[1]] == TASKS
+
+
+@pytest.mark.long
+def test_adapters_that_were_saved_before_a_stop_are_kept(pretrained, store, tmp_path, monkeypatch):
+    saved, plain = [], few_shot.save_adapter
+
+    def save_one(path, *given):
+        if saved:
+            raise KeyboardInterrupt
+        saved.append(path.name)
+        plain(path, *given)
+
+    once = dataclasses.replace(HOW, settings=HOW.settings[1:], schedule=Schedule(epochs=1, num_shapes=1))
+    monkeypatch.setattr(few_shot, "save_adapter", save_one)
+    with pytest.raises(KeyboardInterrupt):
+        run(pretrained, store, tmp_path, once)
+    monkeypatch.setattr(few_shot, "save_adapter", lambda path, *given: saved.append(path.name) or plain(path, *given))
+    run(pretrained, store, tmp_path, once)
+    assert sorted(saved) == TASKS
+
+
+class Rows(list):
+    def rows(self, places):
+        return self, self
+
+
+class Few:
+    """Examples of one task in two splits."""
+
+    def __init__(self, **splits):
+        self.splits = splits
+
+    def task_names(self, split):
+        return ["task"]
+
+    def examples(self, name, split):
+        rows = [np.array(ids, np.int32) for ids in self.splits[split]]
+        return Rows(rows)
+
+
+def test_examples_whose_input_is_scored_are_not_learnt():
+    store = Few(validation=[[5, 1], [6, 1], [7, 1], [6, 1]], test=[[6, 1], [8, 1]])
+    how = dataclasses.replace(HOW, settings=settings(shots=(2,)))
+    shots = few_shot.Shots(store=store, few_shot=how, scored="test")
+    shots.check(["task"])
+    assert sorted(ids.tolist() for ids in shots.fit("task", how.settings[0]).inputs) == [[5, 1], [7, 1]]
+    more = dataclasses.replace(shots, few_shot=dataclasses.replace(how, settings=settings(shots=(3,))))
+    with pytest.raises(InputError, match=r"whose input is not scored: task \(2\)"):
+        more.check(["task"])
 
 
 def test_what_cannot_be_done_is_refused(pretrained, store, tmp_path):
