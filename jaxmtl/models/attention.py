@@ -83,9 +83,23 @@ def attend_to_kept(
     Returns:
       [B, T, H, K] in the query's dtype; softmax is taken in float32.
     """
-    scores = jnp.einsum("bthk,bhks->bhts", query, key, preferred_element_type=jnp.float32)
+    if query.shape[1] > 1:
+        scores = _products(query, key)
+    else:
+        scores = jax.lax.platform_dependent(query, key, cpu=_sums_of_products, default=_products)
     weights = _weights(scores, bias, mask).astype(query.dtype)
     return _seeing(mix_kept(weights, value), mask)
+
+
+def _products(query: jax.Array, key: jax.Array) -> jax.Array:
+    """Returns the scores float32 [B, H, T, S] of queries [B, T, H, K] and keys [B, H, K, S]."""
+    return jnp.einsum("bthk,bhks->bhts", query, key, preferred_element_type=jnp.float32)
+
+
+def _sums_of_products(query: jax.Array, key: jax.Array) -> jax.Array:
+    """Does the same for one query; a CPU streams keys so, where it would call for a small product for each head."""
+    one = query[:, 0, :, :, None].astype(jnp.float32)
+    return (one * key.astype(jnp.float32)).sum(axis=2)[:, :, None]
 
 
 def mix_kept(weights: jax.Array, value: jax.Array) -> jax.Array:
@@ -100,7 +114,18 @@ def mix_kept(weights: jax.Array, value: jax.Array) -> jax.Array:
     Returns:
       [B, T, H, K].
     """
+    if weights.shape[2] > 1:
+        return _mixed(weights, value)
+    return jax.lax.platform_dependent(weights, value, cpu=_mixed_as_sums, default=_mixed)
+
+
+def _mixed(weights: jax.Array, value: jax.Array) -> jax.Array:
     return jnp.swapaxes(jnp.matmul(weights, value), 1, 2)
+
+
+def _mixed_as_sums(weights: jax.Array, value: jax.Array) -> jax.Array:
+    one = weights[:, :, 0, :, None].astype(jnp.float32)
+    return (one * value.astype(jnp.float32)).sum(axis=2)[:, None].astype(value.dtype)
 
 
 def _weights(scores: jax.Array, bias: jax.Array | None, mask: Mask | None) -> jax.Array:

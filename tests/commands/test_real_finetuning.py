@@ -51,7 +51,7 @@ def test_bart_learns_dialogue_tasks(tmp_path):
     store, trained = tmp_path / "store", tmp_path / "trained"
     where = dict(DATA_DIR=file, VOCABULARY=VOCABULARIES / "roberta-base", MAX_INPUT_TOKENS=192)
     run("cache", "tasks/jsonl", STORE=store, **where)
-    first, last = learn("models/bart/tiny", store, trained, 150, LEARNING_RATE=3e-3)
+    first, last = learn("models/bart/tiny", store, trained, 110, LEARNING_RATE=3e-3)
     before, after = before_and_after("models/bart/tiny", store, trained, MAX_TOKENS=6)
     assert last < 0.5 * first and after["nll"] < 0.5 * before["nll"]
     assert before["exact_match"] == 0 < after["exact_match"]
@@ -65,7 +65,7 @@ def test_gpt2_learns_natural_instructions(tmp_path):
     (tasks.parent / "list.txt").write_text("\n".join(SNI_TASKS) + "\n")
     where = dict(DATA_DIR=tasks.parent, TASK_LIST="list.txt", VOCABULARY=VOCABULARIES / "gpt2", MAX_INPUT_TOKENS=256)
     run("cache", "tasks/sni_train", STORE=store, NUM_VALIDATION=20, SPLITS="('train', 'validation')", **where)
-    first, last = learn("models/gpt2/tiny", store, trained, 150, LEARNING_RATE=3e-3)
+    first, last = learn("models/gpt2/tiny", store, trained, 60, LEARNING_RATE=3e-3)
     before, after = before_and_after("models/gpt2/tiny", store, trained, SPLIT="validation", MAX_TOKENS=6)
     assert last < 0.5 * first and after["nll"] < 0.5 * before["nll"]
     assert before["exact_match"] == 0 < after["exact_match"]
@@ -96,7 +96,7 @@ def test_heads_learn_tags_classes_and_answers_together(tmp_path):
     where = dict(DATA_DIR=few_answers(tmp_path / "data"), VOCABULARY=VOCABULARIES / "roberta-base")
     run("cache", "tasks/transfer", STORE=store, TASKS="('wnut17', 'rte', 'xquad_en')", MAX_INPUT_TOKENS=256, **where)
     learning = dict(LEARNING_RATE=3e-3, EVALUATIONS="()", EARLY_STOPPING=None)
-    first, last = learn("models/roberta/tiny", store, trained, 200, "runs/heads", **learning)
+    first, last = learn("models/roberta/tiny", store, trained, 120, "runs/heads", **learning)
     run("evaluate", "models/roberta/tiny", "runs/untrained_heads", STORE=store, RUN_DIR=plain, SPLIT="train")
     run("evaluate", "runs/evaluate_heads", CHECKPOINT=trained, STORE=store, RUN_DIR=trained, SPLIT="train")
     before, after = (

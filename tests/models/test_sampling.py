@@ -9,7 +9,7 @@ import pytest
 from toy_decoder import MAX_TOKENS, ToyDecoder, V, ask, log_softmax, make_table, spell
 
 from jaxmtl.models.decoding import Generation, generate
-from jaxmtl.models.sampling import Greedy, Sampling
+from jaxmtl.models.sampling import Greedy, Sampling, likeliest
 
 TABLE = make_table(1, num_inputs=4)
 PROBABILITIES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
@@ -89,3 +89,9 @@ def test_almost_no_temperature_is_greedy():
     cold = Generation(max_tokens=MAX_TOKENS, method=Sampling(temperature=1e-4))
     plain = Generation(max_tokens=MAX_TOKENS, method=Greedy())
     assert ask(generate, TABLE, how=cold) == ask(generate, TABLE, how=plain)
+
+
+def test_the_first_of_the_largest_scores_is_taken():
+    scores = jnp.array([[1.0, 3.0, 3.0], [-jnp.inf, -jnp.inf, -5.0], [2.0, -1.0, 2.0], [jnp.nan, 1.0, 0.0]])
+    # Scores that are no numbers have no largest; the token has to exist all the same.
+    assert likeliest(scores).tolist() == [1, 2, 0, 2]

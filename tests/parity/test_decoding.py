@@ -155,7 +155,7 @@ def test_drawn_tokens_have_the_probabilities_of_torch(pair, inputs, options):
             scores = model(torch.tensor(prompt).long(), seen, decoder_input_ids=so_far).logits[:, -1]
             for name, value in options.items():
                 scores = warpers[name](value)(None, scores)
-            return scores.softmax(-1)[0].double().numpy()
+            return scores[0].double().softmax(-1).numpy()
 
     first = int(np.argmax(probabilities()))
     for drawn, expected in ((tokens[:, 0], probabilities()), (tokens[tokens[:, 0] == first, 1], probabilities(first))):
