@@ -133,7 +133,7 @@ class Shots:
           InputError: if a task has fewer than a setting asks for.
           UnknownNameError: if there is no split to learn from.
         """
-        most = max(setting.shots or 0 for setting in self.few_shot.settings)
+        most = max(1 if setting.shots is None else setting.shots for setting in self.few_shot.settings)
         there = set(self.store.task_names(self.few_shot.split))
         counts = {name: len(self._rows(name, self.few_shot.split)[0]) if name in there else 0 for name in names}
         short = [name for name in names if counts[name] < most]
@@ -141,8 +141,8 @@ class Shots:
             shown = ", ".join(f"{name} ({counts[name]})" for name in short[:5]) + ", ..." * (len(short) > 5)
             raise InputError(
                 f"{most} shots asked for, but {len(short)} of {len(names)} tasks have fewer examples in split "
-                f"{self.few_shot.split!r} whose input is not scored: {shown}; ask for fewer (SHOTS), or name those "
-                "that have enough (TASKS)"
+                f"{self.few_shot.split!r} whose input is not scored: {shown}; ask for fewer (SHOTS), name those that "
+                "have enough (TASKS), or cache more into another store"
             )
 
     def _rows(self, name: str, split: str) -> tuple[list[np.ndarray], list[np.ndarray]]:

@@ -27,7 +27,7 @@ from jaxmtl.tasks.spec import check_task_name
 from jaxmtl.types import InputError, Progress, Scores
 from jaxmtl.weights import Pretrained, check_reads
 
-VERSION = 1
+VERSION = 2
 """Counted up when the same settings would give other predictions, so that old files are not taken for new ones."""
 MOST_INSTRUCTED = 16
 """Tasks that a hypernetwork adapts the model to at the same time: each takes the memory of a long prompt."""

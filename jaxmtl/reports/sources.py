@@ -144,7 +144,7 @@ def _part(folder: pathlib.Path) -> _Evaluated:
     latest = [model.columns[-1] for model in models]
     together = dataclasses.replace(
         latest[-1],
-        weights_hash=ADAPTED,
+        weights_hash=files.key_of({name: column.weights_hash for column in latest for name in column.scores}) + ADAPTED,
         scores={name: scores for column in latest for name, scores in column.scores.items()},
         examples={name: values for column in latest for name, values in column.examples.items()},
     )

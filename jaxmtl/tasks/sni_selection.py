@@ -250,7 +250,7 @@ class TransferMatters:
       adversarial_sources: a task with any of these sources is no training task (exact membership).
       no_language: how to take a task without language fields (2021 schema): "english" or "other".
       more_than: an unseen task needs more examples than this; the further sets need at least as many. At least
-        `num_test + num_fewshot`, so that both splits are full.
+        `num_test + num_fewshot`, so that both splits are full unless inputs repeat.
       num_test: test examples of an unseen task.
       num_fewshot: further examples of an unseen task to tune on, none with the input of a test example.
       test_fraction: part of a training task held out as "test".

@@ -136,6 +136,10 @@ def test_examples_whose_input_is_scored_are_not_learnt():
     more = dataclasses.replace(shots, few_shot=dataclasses.replace(how, settings=settings(shots=(3,))))
     with pytest.raises(InputError, match=r"whose input is not scored: task \(2\)"):
         more.check(["task"])
+    every = dataclasses.replace(how, settings=settings(shots=(None,)))
+    none_left = few_shot.Shots(store=Few(validation=[[6, 1]], test=[[6, 1]]), few_shot=every, scored="test")
+    with pytest.raises(InputError, match=r"whose input is not scored: task \(0\)"):
+        none_left.check(["task"])
 
 
 def test_what_cannot_be_done_is_refused(pretrained, store, tmp_path):
