@@ -50,7 +50,7 @@ def test_bart_learns_dialogue_tasks(tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows if len(row["output"].split()) == 1))
     store, trained = tmp_path / "store", tmp_path / "trained"
     where = dict(DATA_DIR=file, VOCABULARY=VOCABULARIES / "roberta-base", MAX_INPUT_TOKENS=192)
-    run("cache", "tasks/jsonl", STORE=store, **where)
+    run("cache", "tasks/jsonl", STORE=store, NAME="real_dialogue", **where)
     first, last = learn("models/bart/tiny", store, trained, 110, LEARNING_RATE=3e-3)
     before, after = before_and_after("models/bart/tiny", store, trained, MAX_TOKENS=6)
     assert last < 0.5 * first and after["nll"] < 0.5 * before["nll"]
@@ -64,7 +64,15 @@ def test_gpt2_learns_natural_instructions(tmp_path):
         (tasks / f"{name}.json").symlink_to(REAL_DATA / "sni" / "tasks" / f"{name}.json")
     (tasks.parent / "list.txt").write_text("\n".join(SNI_TASKS) + "\n")
     where = dict(DATA_DIR=tasks.parent, TASK_LIST="list.txt", VOCABULARY=VOCABULARIES / "gpt2", MAX_INPUT_TOKENS=256)
-    run("cache", "tasks/sni_train", STORE=store, NUM_VALIDATION=20, SPLITS="('train', 'validation')", **where)
+    run(
+        "cache",
+        "tasks/sni_train",
+        STORE=store,
+        NAME="real_sni",
+        NUM_VALIDATION=20,
+        SPLITS="('train', 'validation')",
+        **where,
+    )
     first, last = learn("models/gpt2/tiny", store, trained, 60, LEARNING_RATE=3e-3)
     before, after = before_and_after("models/gpt2/tiny", store, trained, SPLIT="validation", MAX_TOKENS=6)
     assert last < 0.5 * first and after["nll"] < 0.5 * before["nll"]
