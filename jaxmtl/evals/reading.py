@@ -16,6 +16,7 @@ import numpy as np
 from jaxmtl.evals import requests
 from jaxmtl.evals.request_adapters import Requested, batch_variables
 from jaxmtl.evals.requests import Ids, OnBatch
+from jaxmtl.models.memory import read_memory
 from jaxmtl.models.stack import unrolled_on_cpus
 from jaxmtl.weights import Pretrained
 
@@ -86,9 +87,8 @@ def encode(module: nn.Module, variables: Any, inputs: jax.Array, mask: jax.Array
     Returns:
       What targets are scored with and texts are generated from.
     """
-    call = lambda method: module.apply(variables, inputs, mask, method=method)
-    first: Any = call("first_tokens")
-    return Read(memory=call("encode"), first_tokens=first, mask=mask)
+    first: Any = module.apply(variables, inputs, mask, method="first_tokens")
+    return Read(memory=read_memory(module, variables, inputs, mask), first_tokens=first, mask=mask)
 
 
 def in_batches(

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxmtl.models.logit_rules import Rule
+from jaxmtl.models.memory import read_memory
 from jaxmtl.models.sampling import Greedy
 from jaxmtl.models.stepping import Request
 
@@ -72,7 +73,7 @@ def generate(
         max_tokens=how.max_tokens,
         num_tokens=num_tokens,
         rules=how.rules,
-        memory=module.apply(variables, inputs, input_mask, method="encode") if memory is None else memory,
+        memory=read_memory(module, variables, inputs, input_mask) if memory is None else memory,
     )
     return how.method(request, streams)
 

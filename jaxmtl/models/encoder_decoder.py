@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxmtl.models import decoding_cache
 from jaxmtl.models.instruction import instruction_length, memory_mask_of
 from jaxmtl.models.masks import Segments
+from jaxmtl.models.parts import by_parts
 from jaxmtl.models.stack import pieces, run_pieces, stacked
 
 Cache = dict[str, Any]
@@ -86,7 +87,10 @@ class EncoderDecoder(nn.Module):
 
     def _project(self, layers: tuple[Any, ...], memory: jax.Array) -> tuple[Any, ...]:
         known = [None] * len(layers)
-        return run_pieces(self.decoder_layer, self.config, "cross_cache", layers, None, known, memory)[1]
+        project = lambda rows: run_pieces(self.decoder_layer, self.config, "cross_cache", layers, None, known, rows)[1]
+        # A piece of many layers does not begin with the rows, and what adapts layers belongs to the whole batch.
+        apart = len(layers) > 1 and set(layers[0]) == {"params"}
+        return by_parts(project, memory) if apart else project(memory)
 
     def states(self, inputs: jax.Array, input_mask: jax.Array | None = None) -> jax.Array:
         """Returns [B, S, D], what a hypernetwork reads of int32 `inputs` [B, S]: the encoder's last states."""
