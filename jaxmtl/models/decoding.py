@@ -12,6 +12,10 @@ from jaxmtl.models.logit_rules import Rule
 from jaxmtl.models.memory import read_memory
 from jaxmtl.models.sampling import Greedy
 from jaxmtl.models.stepping import Request
+from jaxmtl.models.turned import with_turned_kernels
+
+HEAD = "lm_head/"
+"""Where the output layer lies that scores tokens, in models whose embedding does not."""
 
 
 class Method(Protocol):
@@ -67,7 +71,7 @@ def generate(
     """
     request = Request(
         module=module,
-        variables=variables,
+        variables=with_turned_kernels(variables, below=HEAD),
         inputs=inputs,
         input_mask=input_mask,
         max_tokens=how.max_tokens,

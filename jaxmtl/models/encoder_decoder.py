@@ -15,7 +15,7 @@ from jaxmtl.models import decoding_cache
 from jaxmtl.models.instruction import instruction_length, memory_mask_of
 from jaxmtl.models.masks import Segments
 from jaxmtl.models.parts import by_parts
-from jaxmtl.models.stack import pieces, run_pieces, stacked
+from jaxmtl.models.stack import pieces, run_pieces, stacked, step_pieces
 
 Cache = dict[str, Any]
 
@@ -63,10 +63,11 @@ class EncoderDecoder(nn.Module):
           the decoder's own. Each is in `pieces`.
         """
         config = self.config
-        layers = pieces(nn.unbox(self.decoder.variables), config)
-        cross = self._project(layers, memory)
+        variables = nn.unbox(self.decoder.variables)
+        cross = self._project(pieces(variables, config), memory)
         sizes = (config.num_decoder_layers, memory.shape[0] * rows_per_input, max_length)
         heads = (config.num_heads, config.head_dim, jnp.dtype(config.dtype))
+        layers = step_pieces(variables, config)
         return {"layers": layers, "memory": cross, "self": pieces(decoding_cache.empty(*sizes, *heads), config)}
 
     def step_layers(self, x: jax.Array, cache: Cache, *shared: Any) -> tuple[jax.Array, Cache]:

@@ -18,7 +18,7 @@ from jaxmtl.models.gpt_config import GPTConfig
 from jaxmtl.models.gpt_layers import Block, Seen
 from jaxmtl.models.layers import Dense, Dropout, Embed, LayerNorm, normal
 from jaxmtl.models.masks import Mask, Segments, causal_bias, mask_between
-from jaxmtl.models.stack import pieces, run_pieces, stack_layers
+from jaxmtl.models.stack import pieces, run_pieces, stack_layers, step_pieces
 from jaxmtl.types import InputError
 
 Cache = dict[str, Any]
@@ -205,8 +205,8 @@ class GPT(nn.Module):
         """
         layers, batch, _, heads, width = memory[0].shape
         own = empty(layers, batch * rows_per_input, max_length, heads, width, memory[0].dtype)
-        found = {"layers": nn.unbox(self.layers.variables), "memory": kept(memory), "self": own}
-        return {name: pieces(tree, self.config) for name, tree in found.items()}
+        found = {name: pieces(tree, self.config) for name, tree in {"memory": kept(memory), "self": own}.items()}
+        return {"layers": step_pieces(nn.unbox(self.layers.variables), self.config), **found}
 
     def decode_step(
         self, tokens: jax.Array, position: jax.Array, cache: Mapping[str, Any], input_mask: jax.Array | None

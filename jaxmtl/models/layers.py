@@ -15,6 +15,9 @@ from jaxmtl.models.low_rank import COLLECTION, LowRank, low_rank_update
 
 Initializer = Callable[..., jax.Array]
 
+TURNED = "turned"
+"""Name of the variable collection in which linear layers find their kernels turned on their side."""
+
 
 def parameter(
     module: nn.Module, name: str, init: Initializer, axes: tuple[str, ...], shape: tuple[int, ...]
@@ -42,6 +45,8 @@ def normal(stddev: float) -> Initializer:
 class Dense(nn.Module):
     """A linear layer, `y = x W` or `y = x W + b`, plus the low-rank update that the collection "lora" holds for it.
 
+    Where the collection "turned" holds its kernel as [out, in], that one is used.
+
     Attributes:
       features: output width.
       axes: logical names of the kernel's input and output axis.
@@ -59,9 +64,12 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [..., in] to [..., features]."""
-        kernel = parameter(self, "kernel", self.init, self.axes, (x.shape[-1], self.features))
         x = x.astype(self.dtype)
-        y = project(x, kernel.astype(self.dtype))
+        if self.has_variable(TURNED, "kernel"):
+            y = multiply_rows(x, self.get_variable(TURNED, "kernel").astype(self.dtype)).astype(self.dtype)
+        else:
+            kernel = parameter(self, "kernel", self.init, self.axes, (x.shape[-1], self.features))
+            y = project(x, kernel.astype(self.dtype))
         if self.bias_init is not None:
             y = y + parameter(self, "bias", self.bias_init, self.axes[1:], (self.features,)).astype(self.dtype)
         if self.has_variable(COLLECTION, "a"):
@@ -144,23 +152,34 @@ class Embed(nn.Module):
 
     def attend(self, x: jax.Array) -> jax.Array:
         """Scores every token: [B, T, D] to float32 logits [B, T, V]."""
-        x, table = x.astype(self.dtype), self.embedding.astype(self.dtype)
-        if math.prod(x.shape[:-1]) > FEW_ROWS:
-            return scores_of_table(x, table)
-        return jax.lax.platform_dependent(x, table, cpu=scores_of_few, default=scores_of_table)
+        return multiply_rows(x.astype(self.dtype), self.embedding.astype(self.dtype))
 
 
 FEW_ROWS = 128
 """Rows, such as those of one step of decoding, that are few beside those of a vocabulary."""
 
 
-def scores_of_table(x: jax.Array, table: jax.Array) -> jax.Array:
-    """Multiplies [..., D] by each row of a table [V, D]; returns float32 [..., V]."""
+def multiply_rows(x: jax.Array, table: jax.Array) -> jax.Array:
+    """Multiplies by each row of a table, in the way that suits the number of positions and the platform.
+
+    Args:
+      x: [..., D].
+      table: [V, D], of the same dtype.
+
+    Returns:
+      float32 [..., V].
+    """
+    if math.prod(x.shape[:-1]) > FEW_ROWS:
+        return _table_last(x, table)
+    return jax.lax.platform_dependent(x, table, cpu=_table_first, default=_table_last)
+
+
+def _table_last(x: jax.Array, table: jax.Array) -> jax.Array:
     return jnp.dot(x, table.T, preferred_element_type=jnp.float32)
 
 
-def scores_of_few(x: jax.Array, table: jax.Array) -> jax.Array:
-    """Does the same from the other side: a CPU then streams the table once, in two thirds of the time if x is small."""
+def _table_first(x: jax.Array, table: jax.Array) -> jax.Array:
+    """Multiplies from the other side: a CPU then streams the table once, in two thirds of the time if x is small."""
     rows = x.reshape(-1, x.shape[-1])
     product = jnp.dot(table, rows.T, preferred_element_type=jnp.float32)
     # Without the barrier the compiler swaps the two factors back.

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxmtl.models import bottleneck, instruction, low_rank, prefix
 from jaxmtl.models.remat import REMAT_POLICIES
+from jaxmtl.models.turned import with_turned_kernels
 
 ADAPTATIONS = (low_rank.COLLECTION, prefix.COLLECTION, bottleneck.COLLECTION, instruction.FUSION, instruction.MEMORY)
 """Collections that change what layers do, if they are there."""
@@ -84,6 +85,20 @@ def pieces(tree: Any, config: Any) -> tuple[Any, ...]:
         return (tree,)
     num_layers = jax.tree.leaves(tree)[0].shape[0]
     return tuple(jax.tree.map(lambda leaf, number=number: leaf[number], tree) for number in range(num_layers))
+
+
+def step_pieces(variables: Any, config: Any) -> tuple[Any, ...]:
+    """Cuts a stack's variables into `pieces` for steps of few rows.
+
+    Args:
+      variables: of a stack.
+      config: has `scan_unroll`.
+
+    Returns:
+      The pieces; those of single layers have turned kernels where that is faster.
+    """
+    found = pieces(variables, config)
+    return found if config.scan_unroll else tuple(map(with_turned_kernels, found))
 
 
 def stacked(parts: Sequence[Any], config: Any) -> Any:
