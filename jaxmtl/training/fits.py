@@ -23,7 +23,7 @@ from jaxmtl.models.initial import abstract_params
 from jaxmtl.tasks.fewshot import stable_hash
 from jaxmtl.training.fit_rows import Fit
 from jaxmtl.training.objectives import Losses, Objective
-from jaxmtl.training.optim import adafactor
+from jaxmtl.training.optim import adafactor, adamw
 from jaxmtl.training.tuning import Tuning
 
 _SHARED = PartitionSpec()
@@ -58,15 +58,23 @@ class FitSums:
     loss: jax.Array
 
 
+_SUBTRACTED = optax.scale(-1.0)
+"""A fit subtracts its updates, scaled by its own learning rate."""
+
+
+def _unit_rate(step: jax.Array) -> jax.Array:
+    return jnp.ones(())
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdamW:
-    """AdamW without its learning rate, which belongs to a fit; defaults are those of Hugging Face's trainer.
+    """AdamW without its learning rate, which belongs to a fit; see `optim.adamw`, whose defaults it has.
 
     Attributes:
       b1: decay of the first moment.
       b2: decay of the second moment.
       epsilon: added to the root of the second moment.
-      weight_decay: decay per unit of learning rate.
+      weight_decay: decay per unit of learning rate, on matrices only.
       max_norm: a fit's gradient of a larger global norm is scaled down to it; None never clips.
 
     Source: Loshchilov & Hutter 2019, algorithm 2.
@@ -79,10 +87,8 @@ class AdamW:
     max_norm: float | None = 1.0
 
     def transform(self, stacked: Any) -> optax.GradientTransformation:
-        """Builds what turns a fit's gradients into updates; `stacked` makes no difference."""
-        clip = optax.identity() if self.max_norm is None else optax.clip_by_global_norm(self.max_norm)
-        adam = optax.scale_by_adam(self.b1, self.b2, self.epsilon)
-        return optax.chain(clip, adam, optax.add_decayed_weights(self.weight_decay))
+        """Builds what turns a fit's gradients into updates; `stacked` is True on leaves that stack layers."""
+        return optax.chain(adamw(_unit_rate, stacked, **dataclasses.asdict(self)), _SUBTRACTED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,8 +105,7 @@ class Adafactor:
 
     def transform(self, stacked: Any) -> optax.GradientTransformation:
         """Builds what turns a fit's gradients into updates; `stacked` is True on leaves that stack layers."""
-        inner = adafactor(lambda step: jnp.ones(()), stacked, max_norm=self.max_norm)
-        return optax.chain(inner, optax.scale(-1.0))  # a fit subtracts its updates
+        return optax.chain(adafactor(_unit_rate, stacked, max_norm=self.max_norm), _SUBTRACTED)
 
 
 Optimizer = AdamW | Adafactor

@@ -99,7 +99,7 @@ def test_adapters_are_fitted_and_ranked(choices, tmp_path):
 
 @pytest.mark.long
 def test_models_of_single_tasks_are_ranked_and_reported_together(choices, tmp_path, capsys):
-    few = ["--gin_file=runs/few_shot_models.gin", "--gin.SHOTS=(4,)", "--gin.EPOCHS=2"]
+    few = ["--gin_file=runs/few_shot_models.gin", "--gin.SHOTS=(4,)", "--gin.STEPS=2"]
     assert rank(choices, tmp_path, *few) == 0
     printed = capsys.readouterr().out
     (setting,) = [path.parent for path in tmp_path.glob("*/fits.json")]

@@ -82,6 +82,29 @@ def test_together_equals_alone(params, dropout):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.fixture(scope="module")
+def alone(params):
+    return [fit_all(MODULE, params, [fit], LORA, SCHEDULE)[0] for fit in FITS]
+
+
+@pytest.mark.long
+@hypothesis.settings(max_examples=8, derandomize=True)
+@hypothesis.given(strategies.lists(strategies.sampled_from(range(len(FITS))), min_size=2, max_size=4, unique=True))
+def test_a_fit_does_not_depend_on_its_neighbours_or_its_place(params, alone, chosen):
+    for number, found in zip(chosen, fit_all(MODULE, params, [FITS[n] for n in chosen], LORA, SCHEDULE), strict=True):
+        assert_same(found, alone[number])
+
+
+def test_matrices_alone_decay():
+    optimizer = fits.AdamW(weight_decay=0.5)
+    tree = {"norm": {"scale": np.full((2, 3), 2.0, np.float32)}, "wi": {"kernel": np.full((2, 3, 4), 2.0, np.float32)}}
+    transform = optimizer.transform(jax.tree.map(lambda leaf: True, tree))
+    still = jax.tree.map(np.zeros_like, tree)
+    updates, _ = transform.update(still, transform.init(tree), tree)
+    np.testing.assert_array_equal(updates["norm"]["scale"], 0)
+    np.testing.assert_array_equal(updates["wi"]["kernel"], 1.0)
+
+
 def test_losses_fall(params):
     found = fit_all(MODULE, params, [make_fit(0, 8, 3e-2)], LORA, dataclasses.replace(SCHEDULE, epochs=8))[0]
     assert found.losses[-1] < found.losses[0] - 0.5
