@@ -23,6 +23,10 @@ CACHED_SCORES = 2_000_000
 """Attention scores that are computed at a time on a CPU: 8 MB in float32, about what its last cache level holds."""
 
 
+SHORT_CACHE = 64
+"""Positions of a cache below which it is not worth the while to read only a part of it."""
+
+
 def share_keys(query: jax.Array, mask: Mask | None, num_inputs: int) -> tuple[jax.Array, Mask | None]:
     """Folds the rows of one input into the length of its queries, so that they share keys that are held once.
 
@@ -90,6 +94,48 @@ def attend_to_kept(
         scores = jax.lax.platform_dependent(query, key, cpu=_sums_of_products, default=_products)
     weights = _weights(scores, bias, mask).astype(query.dtype)
     return _seeing(mix_kept(weights, value), mask)
+
+
+def attend_to_written(
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array, position: jax.Array
+) -> jax.Array:
+    """Attends to a cache whose later positions are not written yet; a CPU reads only quarters that are begun.
+
+    Args:
+      query: [B, 1, H, K].
+      key: [B, H, K, S].
+      value: [B, H, S, K].
+      bias: float32 [H or 1, 1, S], added to the scores; hides what is behind `position`.
+      position: int32 scalar, the last one that is written.
+
+    Returns:
+      [B, 1, H, K] in the query's dtype; softmax is taken in float32.
+    """
+    ways = dict(cpu=_attend_to_begun, default=_attend_to_all)
+    return jax.lax.platform_dependent(query, key, value, bias, position, **ways)
+
+
+def _attend_to_all(
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array, position: jax.Array
+) -> jax.Array:
+    return attend_to_kept(query, key, value, bias)
+
+
+def _attend_to_begun(
+    query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array, position: jax.Array
+) -> jax.Array:
+    length = key.shape[-1]
+    if length < SHORT_CACHE:
+        return attend_to_kept(query, key, value, bias)
+
+    def to_first(count: int) -> Attention:
+        return lambda query, key, value, bias: attend_to_kept(
+            query, key[..., :count], value[..., :count, :], bias[..., :count]
+        )
+
+    quarter = -(-length // 4)
+    counts = [quarter, 2 * quarter, 3 * quarter, length]
+    return jax.lax.switch(position // quarter, [*map(to_first, counts)], query, key, value, bias)
 
 
 def _products(query: jax.Array, key: jax.Array) -> jax.Array:

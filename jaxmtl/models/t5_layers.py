@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
-from jaxmtl.models.attention import attend_to_kept, share_keys
+from jaxmtl.models.attention import attend_to_kept, attend_to_written, share_keys
 from jaxmtl.models.bottleneck import with_bottleneck
 from jaxmtl.models.decoding_cache import KeysAndValues, kept, write_position
 from jaxmtl.models.instruction import with_fusion, with_memory
 from jaxmtl.models.layers import Dense, Dropout, RMSNorm, normal
 from jaxmtl.models.masks import Mask
+from jaxmtl.models.prefix import COLLECTION as PREFIX
 from jaxmtl.models.prefix import with_kept_prefix, with_prefix
 from jaxmtl.models.stack import OUTPUTS
 from jaxmtl.models.t5_config import ACTIVATIONS, T5Config
@@ -74,6 +75,15 @@ class MultiHeadAttention(nn.Module):
         key, value, bias, mask = with_kept_prefix(self, key, value, bias, mask)
         query, mask = share_keys(self.heads(self.query(x)), mask, key.shape[0])
         mixed = attend_to_kept(query, key, value, bias, mask)
+        return self.out(mixed.reshape(*x.shape[:-1], -1))
+
+    def look_back(
+        self, x: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array, position: jax.Array
+    ) -> jax.Array:
+        """Lets position `position`, `x` [N, 1, D], look at a cache that is written up to it, keys [N, H, K, T]."""
+        if self.has_variable(PREFIX, "key"):
+            return self.look_up(x, key, value, bias, None)
+        mixed = attend_to_written(self.heads(self.query(x)), key, value, bias, position)
         return self.out(mixed.reshape(*x.shape[:-1], -1))
 
 
@@ -190,7 +200,7 @@ class DecoderLayer(nn.Module):
         cross, cache = known
         normed = self.self_attention_norm(x)
         cache = write_position(cache, self.self_attention.keys_and_values(normed), position)
-        x = x + self.self_attention.look_up(normed, *cache, bias, None)
+        x = x + self.self_attention.look_back(normed, *cache, bias, position)
         x = x + self.cross_attention.look_up(self.cross_attention_norm(x), *cross, None, mask)
         x = x + self.mlp(self.mlp_norm(x), train=False)
         return x, cache

@@ -8,8 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxmtl.models import attention
-from jaxmtl.models.attention import cached_attention, einsum_attention
-from jaxmtl.models.masks import Mask
+from jaxmtl.models.attention import (
+    SHORT_CACHE,
+    attend_to_kept,
+    attend_to_written,
+    cached_attention,
+    einsum_attention,
+)
+from jaxmtl.models.masks import HIDDEN, Mask
 
 B, T, S, H, K = 2, 6, 8, 3, 4
 WAYS = {"rows": cached_attention, "einsum": einsum_attention}
@@ -132,3 +138,20 @@ def test_nothing_of_the_size_of_all_scores_is_made_row_by_row():
 @pytest.mark.parametrize("way", WAYS)
 def test_plain_rows_make_no_mask_by_query(way):
     assert not {(B, T, S), (B, 1, T, S), (T, S)} & shapes(way, Mask(keys=np.ones((B, S), bool)))
+
+
+@pytest.mark.parametrize("length", [SHORT_CACHE - 1, SHORT_CACHE, SHORT_CACHE + 5])
+def test_a_cache_is_read_as_far_as_it_is_written(length):
+    """Behind the quarter that is being written lie numbers that would spoil the result if they were read."""
+    draw = lambda *shape: np.random.default_rng(length).normal(size=shape).astype(np.float32)
+    query, key, value, bias = draw(B, 1, H, K), draw(B, H, K, length), draw(B, H, length, K), draw(H, 1, length)
+    quarter = -(-length // 4) if length >= SHORT_CACHE else length
+    for position in (0, quarter - 1, min(quarter, length - 1), length - 1):
+        hidden = np.where(np.arange(length) <= position, bias, HIDDEN)
+        expected = attend_to_kept(query, key, value, hidden)
+        end = min((position // quarter + 1) * quarter, length)
+        spoilt = [key.copy(), value.copy()]
+        spoilt[0][..., end:], spoilt[1][..., end:, :] = np.nan, np.nan
+        found = jax.jit(attend_to_written)(query, *spoilt, hidden, jnp.int32(position))
+        # Sums of float32 in another order.
+        np.testing.assert_allclose(found, expected, atol=1e-5)
