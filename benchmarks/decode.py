@@ -3,7 +3,8 @@
 Prompts are the test tasks' (definition and two positive examples, at most 512 tokens), longest first, in the same
 batches; both generate 128 tokens, Tk-Instruct's limit, with the same random weights, read from the same folder, and
 never an end token. T5's tokens serve all families: speed does not depend on what they mean. Each family is measured
-with every number of beams. `identical` is the share of examples for which both give the same tokens. `cells`
+with every number of beams, each batch several times over, and the median time counts: single times on shared machines
+swing by a tenth and more. `identical` is the share of examples for which both give the same tokens. `cells`
 holds the figures of all families and numbers of beams; in front stand those of the cell with the least `ratio`.
 
 Without arguments: 16 examples and 2 layers a side. With --full: 32 examples, and the whole T5 v1.1 small, BART base and
@@ -19,8 +20,8 @@ from typing import Any
 import measuring
 import workload
 
-QUICK = dict(layers=dict.fromkeys(workload.FAMILIES, 2), examples=1, most=16)
-FULL = dict(layers={"t5": 8, "bart": 6, "gpt2": 12}, examples=1, most=32)
+QUICK = dict(layers=dict.fromkeys(workload.FAMILIES, 2), examples=1, most=16, repeats=3)
+FULL = dict(layers={"t5": 8, "bart": 6, "gpt2": 12}, examples=1, most=32, repeats=3)
 MAX_INPUT, MAX_NEW = 512, 128
 Batches = list[list[list[int]]]
 
@@ -41,22 +42,23 @@ def main() -> None:
         print(f"{sum(map(len, batches))} prompts", flush=True)
         cells: dict[str, Any] = {}
         for family in arguments.families:
-            cells |= compare(root / family, family, sizes.layers[family], batches, arguments.beams, MAX_NEW)
+            cells |= compare(root / family, family, sizes, batches, arguments.beams)
     least = min(cells, key=lambda name: cells[name]["ratio"])
     measuring.print_result("decode", cells[least] | {"cell": least, "cells": cells, "sizes": vars(sizes)}, arguments)
 
 
 def compare(
-    folder: pathlib.Path, family: str, layers: int, batches: Batches, beams: list[int], max_new: int
+    folder: pathlib.Path, family: str, sizes: argparse.Namespace, batches: Batches, beams: list[int]
 ) -> dict[str, Any]:
     """Returns figures by family and number of beams."""
     requests = [(number, count) for count in beams for number in range(len(batches))]
-    with measuring.side(theirs, folder, family, layers, batches, beams, max_new) as peer:
+    with measuring.side(theirs, folder, family, sizes.layers[family], batches, beams) as peer:
         print(f"{family}, HF: ready in {peer.ready().seconds:.1f} s", flush=True)  # and has written the weights
-        with measuring.side(ours, folder, family, batches, beams, max_new) as mine:
+        with measuring.side(ours, folder, family, batches, beams) as mine:
             print(f"{family}, ours: ready in {mine.ready().seconds:.1f} s", flush=True)
-            answers = measuring.in_turns({"ours": mine.ask, "hf": peer.ask}, requests)
+            asked = measuring.in_turns({"ours": mine.ask, "hf": peer.ask}, requests * sizes.repeats)
             memory = {"ours": mine.peak_memory() / 1e9, "hf": peer.peak_memory() / 1e9}
+    answers = {name: measuring.medians(those, sizes.repeats) for name, those in asked.items()}
     cells = {}
     for count in beams:
         chosen = [index for index, request in enumerate(requests) if request[1] == count]
@@ -95,7 +97,7 @@ def make_batches(store: pathlib.Path, most: int, batch_size: int) -> list[list[l
 
 
 def ours(
-    folder: pathlib.Path, family: str, batches: Batches, beams: list[int], max_new: int
+    folder: pathlib.Path, family: str, batches: Batches, beams: list[int]
 ) -> tuple[Callable[[tuple[int, int]], Any], Any]:
     from jaxmtl.evals.decoding import Decoding
     from jaxmtl.evals.generation import generate_ids
@@ -108,7 +110,7 @@ def ours(
         number, count = request
         batch = workload.in_vocabulary(family, batches[number])
         decoding = Decoding(method="beam", num_beams=count) if count > 1 else Decoding()
-        rows = generate_ids(pretrained, batch, max_tokens=max_new, decoding=decoding, batch_size=len(batch))
+        rows = generate_ids(pretrained, batch, max_tokens=MAX_NEW, decoding=decoding, batch_size=len(batch))
         return [row.tolist() for row in rows]
 
     shapes = {(len(batch), bucket(len(batch[0]))): number for number, batch in enumerate(batches)}
@@ -119,7 +121,7 @@ def ours(
 
 
 def theirs(
-    folder: pathlib.Path, family: str, layers: int, batches: Batches, beams: list[int], max_new: int
+    folder: pathlib.Path, family: str, layers: int, batches: Batches, beams: list[int]
 ) -> tuple[Callable[[tuple[int, int]], Any], Any]:
     import torch
 
@@ -131,9 +133,9 @@ def theirs(
         number, count = request
         batch = workload.in_vocabulary(family, batches[number])
         inputs, mask = (torch.tensor(rows, device=model.device) for rows in padded(batch, in_front=family == "gpt2"))
-        options = dict(max_new_tokens=max_new, do_sample=False, num_beams=count)
+        options = dict(max_new_tokens=MAX_NEW, do_sample=False, num_beams=count)
         tokens = model.generate(input_ids=inputs, attention_mask=mask, **options)
-        return tokens[:, -max_new:].tolist()
+        return tokens[:, -MAX_NEW:].tolist()
 
     for count in beams:
         generate((len(batches) - 1, count))

@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import resource
+import statistics
 import sys
 import time
 import traceback
@@ -131,6 +132,13 @@ def in_turns(asks: Mapping[str, Callable[[Any], Answer]], requests: Sequence[Any
         shown = ", ".join(f"{name} {answers[name][-1].seconds:.2f} s" for name in names)
         print(f"{number + 1}/{len(requests)}: {shown}", flush=True)
     return answers
+
+
+def medians(answers: Sequence[Answer], repeats: int) -> list[Answer]:
+    """Returns an answer for each request of a list that was put `repeats` times over, with its median seconds."""
+    count = len(answers) // repeats
+    seconds = [statistics.median(answer.seconds for answer in answers[start::count]) for start in range(count)]
+    return [dataclasses.replace(answer, seconds=own) for answer, own in zip(answers[:count], seconds, strict=True)]
 
 
 def rate(answers: Sequence[Answer], count: Callable[[Any], float] = float) -> float:
