@@ -121,7 +121,7 @@ class BART(EncoderDecoder):
         """Scores tokens from the decoder's last states: [B, T, D] to float32 [B, T, V]."""
         # The bias is part of a checkpoint, not of what is trained.
         bias = jax.lax.stop_gradient(self.final_logits_bias.astype(jnp.float32))
-        return with_logical_constraint(self.token_embedding.attend(x) + bias, ("batch", "length", "vocab"))
+        return with_logical_constraint(self.token_embedding.attend(x, bias[0]), ("batch", "length", "vocab"))
 
     def decode_step(
         self, tokens: jax.Array, position: jax.Array, cache: Cache, input_mask: jax.Array | None

@@ -150,40 +150,45 @@ class Embed(nn.Module):
         """Maps int32 [B, T] to [B, T, D]."""
         return jnp.take(self.embedding.astype(self.dtype), tokens, axis=0)
 
-    def attend(self, x: jax.Array) -> jax.Array:
-        """Scores every token: [B, T, D] to float32 logits [B, T, V]."""
-        return multiply_rows(x.astype(self.dtype), self.embedding.astype(self.dtype))
+    def attend(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+        """Scores every token: [B, T, D] to float32 logits [B, T, V], with a bias float32 [V] if there is one."""
+        return multiply_rows(x.astype(self.dtype), self.embedding.astype(self.dtype), bias)
 
 
 FEW_ROWS = 128
 """Rows, such as those of one step of decoding, that are few beside those of a vocabulary."""
 
 
-def multiply_rows(x: jax.Array, table: jax.Array) -> jax.Array:
+def multiply_rows(x: jax.Array, table: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Multiplies by each row of a table, in the way that suits the number of positions and the platform.
 
     Args:
       x: [..., D].
       table: [V, D], of the same dtype.
+      bias: float32 [V], added to the products.
 
     Returns:
       float32 [..., V].
     """
     if math.prod(x.shape[:-1]) > FEW_ROWS:
-        return _table_last(x, table)
-    return jax.lax.platform_dependent(x, table, cpu=_table_first, default=_table_last)
+        return _table_last(x, table, bias)
+    return jax.lax.platform_dependent(x, table, bias, cpu=_table_first, default=_table_last)
 
 
-def _table_last(x: jax.Array, table: jax.Array) -> jax.Array:
-    return jnp.dot(x, table.T, preferred_element_type=jnp.float32)
+def _table_last(x: jax.Array, table: jax.Array, bias: jax.Array | None) -> jax.Array:
+    product = jnp.dot(x, table.T, preferred_element_type=jnp.float32)
+    return product if bias is None else product + bias
 
 
-def _table_first(x: jax.Array, table: jax.Array) -> jax.Array:
+def _table_first(x: jax.Array, table: jax.Array, bias: jax.Array | None) -> jax.Array:
     """Multiplies from the other side: a CPU then streams the table once, in two thirds of the time if x is small."""
     rows = x.reshape(-1, x.shape[-1])
     product = jnp.dot(table, rows.T, preferred_element_type=jnp.float32)
     # Without the barrier the compiler swaps the two factors back.
-    return jax.lax.optimization_barrier(product).T.reshape(*x.shape[:-1], table.shape[0])
+    product = jax.lax.optimization_barrier(product)
+    if bias is not None:  # added before the turning, or both would be turned
+        product = product + bias[:, None]
+    return product.T.reshape(*x.shape[:-1], table.shape[0])
 
 
 class RMSNorm(nn.Module):

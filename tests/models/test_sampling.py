@@ -9,7 +9,7 @@ import pytest
 from toy_decoder import MAX_TOKENS, ToyDecoder, V, ask, log_softmax, make_table, spell
 
 from jaxmtl.models.decoding import Generation, generate
-from jaxmtl.models.sampling import Greedy, Sampling, likeliest
+from jaxmtl.models.sampling import BLOCK, Greedy, Sampling, likeliest
 
 TABLE = make_table(1, num_inputs=4)
 PROBABILITIES = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
@@ -95,3 +95,11 @@ def test_the_first_of_the_largest_scores_is_taken():
     scores = jnp.array([[1.0, 3.0, 3.0], [-jnp.inf, -jnp.inf, -5.0], [2.0, -1.0, 2.0], [jnp.nan, 1.0, 0.0]])
     # Scores that are no numbers have no largest; the token has to exist all the same.
     assert likeliest(scores).tolist() == [1, 2, 0, 2]
+
+
+@pytest.mark.parametrize("vocab", [BLOCK, 4 * BLOCK, 3 * 347, 1031])
+def test_the_first_of_the_largest_scores_is_taken_from_any_number_of_blocks(vocab):
+    """Vocabularies of one block, of several, and of a prime number of tokens; half of the scores are drawn to tie."""
+    scores = np.random.default_rng(vocab).normal(size=(6, vocab)).astype(np.float32)
+    scores[3:] = np.round(scores[3:])
+    assert likeliest(jnp.asarray(scores)).tolist() == scores.argmax(axis=1).tolist()
