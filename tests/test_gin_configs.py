@@ -53,6 +53,7 @@ LAYERINGS = [
     (["runs/evaluate.gin", "runs/rank.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
     (["runs/evaluate.gin", "runs/rank.gin", "runs/few_shot.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
     (["runs/evaluate.gin", "runs/rank.gin", "runs/icl.gin"], [*TRAINING, "CHECKPOINT=runs/first"]),
+    (["runs/evaluate.gin", "runs/icl.gin"], [*TRAINING, "CHECKPOINT=runs/first", "JUDGE=@target_losses.TargetLosses"]),
     (["tasks/p3.gin"], [*CACHING, "DATA_DIR=data"]),
     (["models/t5_1_1/tiny.gin", "runs/untrained.gin"], TRAINING),
     ([SMALL, "runs/untrained.gin", "mesh/cpu1.gin"], TRAINING),

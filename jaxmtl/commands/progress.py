@@ -83,11 +83,15 @@ def lines(description: str, file: TextIO | None = None, clock: Callable[[], floa
     Returns:
       A function that prints a line at most every `SECONDS_BETWEEN_LINES` seconds, and at the end.
     """
-    began = printed = clock()
+    began = printed = told = clock()
+    before, all_before = 0, 0
 
     def update(done: int, total: int, stage: str) -> None:
-        nonlocal printed
+        nonlocal began, printed, told, before, all_before
         now = clock()
+        if done < before or (before == all_before and total != all_before):
+            began = told  # another count begins where the one before ended, so its rate counts from there
+        told, before, all_before = now, done, total
         if done < total and now - printed < SECONDS_BETWEEN_LINES:
             return
         printed = now

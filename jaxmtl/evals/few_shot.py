@@ -130,12 +130,11 @@ class Shots:
           names: the tasks.
 
         Raises:
-          InputError: if a task has fewer than a setting asks for.
+          InputError: if a task has fewer than a setting asks for, or none to hold out.
           UnknownNameError: if there is no split to learn from.
         """
         most = max(1 if setting.shots is None else setting.shots for setting in self.few_shot.settings)
-        there = set(self.store.task_names(self.few_shot.split))
-        counts = {name: len(self._rows(name, self.few_shot.split)[0]) if name in there else 0 for name in names}
+        counts = self._counts(names, self.few_shot.split)
         short = [name for name in names if counts[name] < most]
         if short:
             shown = ", ".join(f"{name} ({counts[name]})" for name in short[:5]) + ", ..." * (len(short) > 5)
@@ -144,6 +143,18 @@ class Shots:
                 f"{self.few_shot.split!r} whose input is not scored: {shown}; ask for fewer (SHOTS), name those that "
                 "have enough (TASKS), or cache more into another store"
             )
+        held = self.few_shot.held.split
+        without = [] if held is None else [name for name, count in self._counts(names, held).items() if not count]
+        if without:
+            shown = ", ".join(without[:5]) + ", ..." * (len(without) > 5)
+            raise InputError(
+                f"{len(without)} of {len(names)} tasks have no examples in split {held!r} (HELD_SPLIT), from which "
+                f"their best epoch is to be found: {shown}; hold out a share of the shots instead (HELD_SHARE)"
+            )
+
+    def _counts(self, names: Sequence[str], split: str) -> dict[str, int]:
+        there = set(self.store.task_names(split))
+        return {name: len(self._rows(name, split)[0]) if name in there else 0 for name in names}
 
     def _rows(self, name: str, split: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Reads inputs and targets of a task's split, but those whose input is scored."""
@@ -187,6 +198,7 @@ def evaluate(
       "SETTING TASK" to the task's scores, with the setting as category.
 
     Raises:
+      DivergedError: as `fit_each`; the fits of the other tasks of the setting are kept.
       InputError: as `runner.evaluate` and `fit_each`, or if a task has too few examples, or none, in the split of the
         few.
     """
@@ -235,7 +247,7 @@ def check(
     Raises:
       InputError: if there are several processes, the store has another vocabulary, a split would be learnt and also
         held out or scored, a setting's folder holds results of another split, or a task has fewer examples than shots
-        are asked for.
+        are asked for, or none to hold out.
       UnknownNameError: if there is no split to learn from.
     """
     if jax.process_count() > 1:

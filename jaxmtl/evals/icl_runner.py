@@ -1,4 +1,4 @@
-"""In-context learning on the tasks of a token store: answers ranked after demonstrations of the same task.
+"""In-context learning on the tasks of a token store: answers ranked, or targets scored, after examples of the task.
 
 Each setting (way, shots, seed) has a folder of its own in the run folder, with what an evaluation writes; tasks that
 are finished are not computed again. Demonstrations come from a split of their own; none has the input of an example
@@ -10,7 +10,7 @@ import functools
 import itertools
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxmtl.evals import files, icl
@@ -19,7 +19,7 @@ from jaxmtl.evals.predictions import Work
 from jaxmtl.evals.ranking import Losses, Ranking
 from jaxmtl.evals.requests import BATCH_SIZE, OnBatch, tokenizer_of
 from jaxmtl.evals.summary import Labels
-from jaxmtl.evals.task_runner import run_tasks
+from jaxmtl.evals.task_runner import Way, run_tasks
 from jaxmtl.evals.watch import TaskState, Within, tell
 from jaxmtl.feed.special_tokens import around_texts, without_special
 from jaxmtl.feed.store import Examples, TokenStore
@@ -85,6 +85,7 @@ def evaluate(
     how: Sequence[Setting],
     shown_split: str,
     form: Format = FID_ICL,
+    judge: Callable[..., Way] = Ranking,
     tasks: Sequence[str] | None = None,
     adapters: None = None,
     batch_size: int = BATCH_SIZE,
@@ -92,16 +93,17 @@ def evaluate(
     labels: Labels | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Scores]:
-    """Ranks answer choices after demonstrations, in every setting.
+    """Ranks answer choices, or scores targets, after demonstrations, in every setting.
 
     Args:
       pretrained: the model.
-      store: the tokenised examples, with answer choices.
+      store: the tokenised examples, with answer choices where these are ranked.
       split: the split that is asked about.
       run_dir: where to write.
       how: the settings.
       shown_split: the split that demonstrations are chosen from.
       form: how demonstrations and queries are written.
+      judge: what is made of the losses: `Ranking`, of choices, or `TargetLosses`.
       tasks: names of tasks; all tasks of the split if None.
       adapters: refused: demonstrations are read by the plain model.
       batch_size: queries scored at once; no score depends on it.
@@ -110,10 +112,11 @@ def evaluate(
       progress: told what is done.
 
     Returns:
-      "SETTING TASK" to the task's scores as `ranking.evaluate` gives them, with the setting as category.
+      "SETTING TASK" to the task's scores as `judge` gives them, with the setting as category.
 
     Raises:
-      InputError: as `ranking.evaluate`, if there is no setting or one twice, or a task has too few demonstrations.
+      InputError: as `task_runner.run_tasks` and `judge`, if there is no setting or one twice, or a task has too few
+        demonstrations.
       UnknownNameError: if a task has no demonstrations at all.
     """
     if adapters is not None:
@@ -129,7 +132,7 @@ def evaluate(
             tell(progress, TaskState(task=name, category=setting.label, n=min(count, max_examples or count)))
     found = {}
     for setting in how:
-        way = _way(store, split, shown_split, setting, form, batch_size)
+        way = _way(judge, store, split, shown_split, setting, form, batch_size)
         own = dataclasses.replace(labels, run=f"{labels.run}/{setting.label}", seed=setting.seed)
         told = Within(progress, setting.label)
         options: dict[str, Any] = dict(tasks=chosen, labels=own, max_examples=max_examples, chunk_size=1, progress=told)
@@ -137,8 +140,16 @@ def evaluate(
     return _named(found)
 
 
-def _way(store: TokenStore, split: str, shown_split: str, setting: Setting, form: Format, batch_size: int) -> Ranking:
-    return Ranking(
+def _way(
+    judge: Callable[..., Way],
+    store: TokenStore,
+    split: str,
+    shown_split: str,
+    setting: Setting,
+    form: Format,
+    batch_size: int,
+) -> Way:
+    return judge(
         measure=functools.partial(_measured, store, split, shown_split, setting, form, batch_size),
         described={**dataclasses.asdict(setting), "form": dataclasses.asdict(form), "shown": shown_split},
         task_identity=functools.partial(_identity, store, shown_split),

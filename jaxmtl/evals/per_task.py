@@ -146,7 +146,8 @@ def fit_adapters(
       An adapter for each task, in their order.
 
     Raises:
-      InputError: if two tasks share a name, the model has no tokenizer, or a task's loss is not finite.
+      DivergedError: if losses of some tasks are not finite; carries the fits of the others, by their places.
+      InputError: if two tasks share a name, or the model has no tokenizer.
 
     Source: defaults of S001's few-shot fine-tuning, methods 2.6.
     """

@@ -187,6 +187,25 @@ def means(work: Work, rows: Sequence[Mapping[str, Any]], metrics: Sequence[str])
     return dataclasses.replace(scores, headline=work.headline, metrics={**scores.metrics, NLL: nll})
 
 
+def checked_nll(work: Work, example: str, nll: float) -> float:
+    """Returns a negative log-likelihood.
+
+    Args:
+      work: the example's task.
+      example: its id.
+      nll: nats.
+
+    Raises:
+      InputError: if it is not finite; names task and example.
+    """
+    if not np.isfinite(nll):
+        raise InputError(
+            f"task {work.name}, example {example!r}: the NLL is {nll}; the weights hold values that are not finite or"
+            " too large: evaluate an earlier checkpoint"
+        )
+    return nll
+
+
 def _stream(work: Work, row: int) -> int:
     """Gives an example a stream of random numbers that depends on nothing but its task and its id."""
     return int(hashlib.sha256(json.dumps([work.name, work.examples.ids[row]]).encode()).hexdigest()[:8], 16)
@@ -196,11 +215,7 @@ def _rows(work: Work, columns: Mapping[str, Sequence[Any]], metrics: Sequence[st
     ids, references = work.examples.ids[: work.count], work.examples.references[: work.count]
     values = text_metrics.score(columns["prediction"], references, metrics)
     for example, nll in zip(ids, columns[NLL], strict=True):
-        if not np.isfinite(nll):
-            raise InputError(
-                f"task {work.name}, example {example!r}: the NLL is {nll}; the weights hold values that are not finite"
-                " or too large: evaluate an earlier checkpoint"
-            )
+        checked_nll(work, example, nll)
     return [
         dict(
             key=work.key,

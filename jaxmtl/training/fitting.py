@@ -6,7 +6,7 @@ Letters in shapes: N fits trained together.
 import dataclasses
 import functools
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -95,6 +95,16 @@ class Fitted:
     best_epoch: int | None = None
 
 
+class DivergedError(InputError):
+    """Losses or results of some fits are not finite; told when all others are done.
+
+    Attributes:
+      found: what the others have become, by their places, if `fit_all` was asked; `fit_each` has given them before.
+    """
+
+    found: Mapping[int, Fitted] = {}
+
+
 def fit_all(
     module: nn.Module,
     params: Any,
@@ -122,12 +132,17 @@ def fit_all(
       One for each fit, in their order.
 
     Raises:
-      InputError: if the model has no room for a row, a fit's loss or adapter is not finite (names the fit), or the mesh
-        splits the model itself.
+      DivergedError: if losses or adapters of some fits are not finite; carries those of the others.
+      InputError: if the model has no room for a row, or the mesh splits the model itself.
       UnknownNameError: if a target matches no layer.
     """
     options: dict[str, Any] = dict(optimizer=optimizer, mesh=mesh, progress=progress)
-    found = dict(fit_each(module, params, fits, LowRankTuning(lora), schedule, **options))
+    found: dict[int, Fitted] = {}
+    try:
+        found.update(fit_each(module, params, fits, LowRankTuning(lora), schedule, **options))
+    except DivergedError as error:
+        error.found = found
+        raise
     return [found[index] for index in range(len(fits))]
 
 
@@ -158,6 +173,7 @@ def fit_each(
       The place of a fit and what became of it, the fits with the most examples first.
 
     Raises:
+      DivergedError: at the end, if losses or results of some fits are not finite (names them).
       InputError: as `fit_all`, or if fits that are no adapters are to share a mesh.
     """
     program = FitProgram(unrolled_on_cpus(module), tuning, optimizer, mesh=_checked(mesh, tuning))
@@ -174,7 +190,9 @@ def fit_each(
     batches = _batches(program, groups, schedule)
     params = params if mesh is None else jax.device_put(params, replicated(mesh))
     for chunk, group in zip(chunks, groups, strict=True):
-        yield from zip(chunk, _train(program, params, group, batches, count), strict=True)
+        found = _train(program, params, group, batches, count)
+        yield from ((chunk[slot], one) for slot, one in enumerate(found) if one is not None)
+    _tell_of_diverged(groups, len(fits))
 
 
 class _Group:
@@ -186,6 +204,7 @@ class _Group:
         self.fits = [*fits, *[empty] * (-len(fits) % devices)]
         self.steps = [schedule.steps_of(fit) for fit in self.fits]
         self.devices, self.schedule = devices, schedule
+        self.diverged: dict[int, int] = {}  # places to the step, from 1, whose loss was not finite
 
     @property
     def num_steps(self) -> int:
@@ -212,7 +231,7 @@ class _Group:
 
     def stop(self, slots: Collection[int], step: int) -> int:
         """Ends fits behind a step: their rows leave the batches. Returns the number of steps that are saved."""
-        saved = sum(len(self.steps[slot]) - step - 1 for slot in slots)
+        saved = sum(max(0, len(self.steps[slot]) - step - 1) for slot in slots)
         for slot in slots:
             self.steps[slot] = self.steps[slot][: step + 1]
         return saved
@@ -241,8 +260,8 @@ def _batches(program: FitProgram, groups: Sequence[_Group], schedule: Schedule) 
 
 def _train(
     program: FitProgram, params: Any, group: _Group, batches: RowBatches | None, count: "_Counter"
-) -> list[Fitted]:
-    """Trains the fits of a group to their ends."""
+) -> list[Fitted | None]:
+    """Trains the fits of a group to their ends; None stands for those that diverge."""
     state, losses = program.start(params, group.fits), []
     if batches is None:
         return _results(program, state.tree, group, losses)
@@ -260,9 +279,9 @@ def _train(
             count.drop(group.stop(best.after_epoch(state, ended), step))
         count.add(done)
         # The loss of the step before: waiting for this one would leave the device without work.
-        _check_finite(group, losses, step - 1)
+        count.drop(group.stop(_diverging(group, losses, step - 1), step))
         step += 1
-    _check_finite(group, losses, step - 1)
+    _diverging(group, losses, step - 1)
     return _results(program, best.chosen(state), group, losses, best)
 
 
@@ -280,32 +299,39 @@ def _held_loss(program: FitProgram, params: Any, group: _Group, batches: RowBatc
 
 def _results(
     program: FitProgram, tree: Any, group: _Group, losses: Sequence[jax.Array], best: BestEpochs | None = None
-) -> list[Fitted]:
+) -> list[Fitted | None]:
     """Takes the trees of a group, leaves [N, ...], apart."""
     table = np.array(jax.device_get(losses)).reshape(len(losses), len(group.fits))
     tree = jax.device_get(tree)
-    finite = [np.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(tree)]
-    _refuse(group, ~np.all(finite, axis=0), "what was learnt is not finite after the last step")
-    found = []
+    finite = np.all([np.isfinite(leaf).all(axis=tuple(range(1, leaf.ndim))) for leaf in jax.tree.leaves(tree)], axis=0)
+    found: list[Fitted | None] = []
     for slot, own in enumerate(rows.unstack(tree, group.count)):
+        if not finite[slot]:
+            group.diverged.setdefault(slot, len(group.steps[slot]))
         held: dict[str, Any] = {}
         if best is not None:
             held = dict(held_losses=np.array(best.losses[slot], np.float32), best_epoch=best.found[slot].step)
-        found.append(Fitted(program.tuning.result(own), table[: len(group.steps[slot]), slot], **held))
+        one = Fitted(program.tuning.result(own), table[: len(group.steps[slot]), slot], **held)
+        found.append(None if slot in group.diverged else one)
     return found
 
 
-def _check_finite(group: _Group, losses: Sequence[jax.Array], step: int) -> None:
-    """Refuses a loss of a step, from 0, that is not finite."""
-    if step >= 0:
-        _refuse(group, ~np.isfinite(np.asarray(losses[step])), f"the loss is not finite at step {step + 1}")
+def _diverging(group: _Group, losses: Sequence[jax.Array], step: int) -> list[int]:
+    """Notes the fits whose loss of a step, from 0, is the first that is not finite; returns their places."""
+    bad = np.flatnonzero(~np.isfinite(np.asarray(losses[step]))) if step >= 0 else []
+    new = [int(slot) for slot in bad if slot not in group.diverged]
+    group.diverged.update(dict.fromkeys(new, step + 1))
+    return new
 
 
-def _refuse(group: _Group, bad: np.ndarray, what: str) -> None:
-    """Names the fits that are bad, bool [N], if there are any."""
-    if bad.any():
-        names = ", ".join(sorted({group.fits[slot].name for slot in np.flatnonzero(bad)})[:5])
-        raise InputError(f"{what} in {bad.sum()} of {group.count} fits: {names}; lower their learning rate")
+def _tell_of_diverged(groups: Sequence[_Group], count: int) -> None:
+    named = [f"{group.fits[slot].name} (step {step})" for group in groups for slot, step in group.diverged.items()]
+    if named:
+        shown = ", ".join(named[:5]) + ", ..." * (len(named) > 5)
+        raise DivergedError(
+            f"the loss of {len(named)} of {count} fits is not finite: {shown}; the others are done. Lower the learning "
+            "rate, or leave these tasks out"
+        )
 
 
 def _checked(mesh: Mesh | None, tuning: Tuning) -> Mesh | None:

@@ -16,6 +16,18 @@ def test_lines_tell_rate_and_time_left_and_are_not_too_many():
     ]
 
 
+def test_a_count_behind_another_has_a_rate_of_its_own():
+    file, seconds = io.StringIO(), iter([0.0, 300.0, 302.0, 310.0])
+    update = progress.lines("evaluating", file, lambda: next(seconds))
+    update(185, 185, "fitting")
+    update(200, 800, "rank")
+    update(400, 800, "rank")
+    assert file.getvalue().splitlines() == [
+        "evaluating (fitting): 185/185, 0.617/s, 0 s left",
+        "evaluating (rank): 400/800, 40/s, 10 s left",
+    ]
+
+
 def test_a_terminal_gets_a_bar():
     file = io.StringIO()
     console = rich.console.Console(file=file, force_terminal=True, width=120)

@@ -137,6 +137,10 @@ def test_examples_whose_input_is_scored_are_not_learnt():
     with pytest.raises(InputError, match=r"whose input is not scored: task \(2\)"):
         more.check(["task"])
     every = dataclasses.replace(how, settings=settings(shots=(None,)))
+    to_hold = dataclasses.replace(every, held=Held(split="dev"))
+    spent = Few(validation=[[5, 1]], dev=[[6, 1]], test=[[6, 1]])
+    with pytest.raises(InputError, match="1 of 1 tasks have no examples in split 'dev'"):
+        few_shot.Shots(store=spent, few_shot=to_hold, scored="test").check(["task"])
     none_left = few_shot.Shots(store=Few(validation=[[6, 1]], test=[[6, 1]]), few_shot=every, scored="test")
     with pytest.raises(InputError, match=r"whose input is not scored: task \(0\)"):
         none_left.check(["task"])

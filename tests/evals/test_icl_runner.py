@@ -7,6 +7,7 @@ from choice_toy import ROWS, SHOWN, choice_store, choice_tasks
 from jaxmtl.evals import files, icl, icl_runner
 from jaxmtl.evals.icl_format import PLAIN_QUERY, Format
 from jaxmtl.evals.icl_runner import WAYS, Setting, settings
+from jaxmtl.evals.target_losses import TargetLosses
 from jaxmtl.tasks.fewshot import task_demonstrations
 from jaxmtl.types import InputError, UnknownNameError
 
@@ -42,6 +43,21 @@ def test_scores_are_those_of_the_texts(pretrained, choices, tmp_path, way, shots
         for row, sums in zip(rows, expected, strict=True):
             np.testing.assert_allclose(row["sums"], sums, rtol=1e-5)
         assert scores[f"{setting.label} {task.name}"].category == setting.label
+
+
+def test_losses_of_targets_are_those_of_the_texts_and_not_taken_for_rankings(pretrained, choices, tmp_path):
+    setting = Setting(way="fid", shots=2, seed=4)
+    run(pretrained, choices, tmp_path, [setting])
+    scores = run(pretrained, choices, tmp_path, [setting], judge=TargetLosses)
+    for task in choice_tasks():
+        asked = task.split("test")
+        shown = task_demonstrations(task.split("fewshot"), asked, count=2, seed=4, task_name=task.name)
+        texts = [one.inputs for one in asked], [one.targets[0] for one in asked]
+        expected = icl.loss(pretrained, shown, *texts, way=WAYS["fid"], form=FORM)
+        rows = files.read_rows(files.prediction_file(tmp_path / setting.label, task.name))
+        np.testing.assert_allclose([row["nll"] for row in rows], expected, rtol=1e-5)
+        found = scores[f"{setting.label} {task.name}"]
+        assert dict(found.metrics) == {"nll": pytest.approx(expected.mean(), rel=1e-5)} and found.headline == "nll"
 
 
 def test_a_restart_repeats_nothing_unless_what_is_shown_changed(pretrained, choices, tmp_path, monkeypatch):

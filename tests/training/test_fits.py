@@ -22,7 +22,7 @@ from jaxmtl.partitioning import make_mesh
 from jaxmtl.training import fits
 from jaxmtl.training.fit_rows import Fit, Row, RowBatches, row_batches, rows_of_step
 from jaxmtl.training.fits import FitProgram
-from jaxmtl.training.fitting import Schedule, fit_all, fit_each
+from jaxmtl.training.fitting import DivergedError, Schedule, fit_all, fit_each
 from jaxmtl.training.objectives import EncoderDecoderLoss
 from jaxmtl.training.tuning import LowRankTuning, WholeTuning
 from jaxmtl.types import InputError
@@ -242,6 +242,29 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_fit(params):
     fits = [make_fit(0, 5), make_fit(2, 13, np.inf)]
     with pytest.raises(InputError, match="the loss is not finite at step . in 1 of 2 fits: task2"):
         fit_all(MODULE, params, fits, LORA, SCHEDULE)
+
+
+def test_fits_that_diverge_are_named_and_the_others_become_what_they_become_alone(params):
+    """An infinite rate spoils a fit's adapter at its first step, so its second loss is not finite."""
+    wild = dataclasses.replace(make_fit(7, 9, rate=float("inf")), name="wild")
+    told = []
+    with pytest.raises(
+        DivergedError, match=r"1 of 3 fits is not finite: wild \(step 2\); the others are done"
+    ) as error:
+        progress = lambda *news: told.append(news[:2])
+        fit_all(MODULE, params, [FITS[0], wild, FITS[2]], LORA, SCHEDULE, progress=progress)
+    found = error.value.found
+    assert sorted(found) == [0, 2] and told[-1][0] == told[-1][1]
+    for place, fit in ((0, FITS[0]), (2, FITS[2])):
+        assert_same(found[place], fit_all(MODULE, params, [fit], LORA, SCHEDULE)[0])
+
+
+def test_a_fit_that_diverges_at_its_last_step_is_named(params):
+    once = dataclasses.replace(SCHEDULE, epochs=1)
+    wild = dataclasses.replace(make_fit(7, 4, rate=float("inf")), name="wild")
+    with pytest.raises(DivergedError, match=r"wild \(step 1\)") as error:
+        fit_all(MODULE, params, [wild, FITS[0]], LORA, once)
+    assert list(error.value.found) == [1]
 
 
 @pytest.mark.long
