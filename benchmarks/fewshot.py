@@ -3,7 +3,7 @@
 Every task learns from its own examples (definition and input) for some epochs of batches of 32 rows, rank 16 on q and
 v, dropout 0.05, and is then scored by the loss of other examples of it. Both sides start from the same weights and take
 the same examples in the same order; PEFT pads a batch to its longest row. All that a task costs counts, compilation
-excepted: each side does some of it once before. Memory is also given by the number of tasks fitted together.
+excepted: each side does some of it once before. Memory is also measured by the number of tasks fitted together.
 
 Without arguments: 6 tasks of 12 examples for 2 epochs, 2 + 2 layers. With --full: 64 tasks of 40 examples for 5 epochs
 with the whole T5 v1.1 small; of these PEFT fits every fourth, for it takes half a minute for each.
@@ -23,6 +23,7 @@ QUICK = dict(layers=2, tasks=6, shots=12, held_out=4, epochs=2, every=1, num_sha
 FULL = dict(layers=8, tasks=64, shots=40, held_out=20, epochs=5, every=4, num_shapes=12)
 LIMITS = (256, 64)
 RANK, ALPHA, DROPOUT, RATE, BATCH_SIZE = 16, 32, 0.05, 1e-3, 32
+COUNTS = (1, 8, 64, 256)
 Task = tuple[str, list[list[int]], list[list[int]]]
 
 
@@ -82,12 +83,16 @@ def compare(folder: pathlib.Path, tasks: list[Task], sizes: argparse.Namespace) 
         "ours_peak_gigabytes": memory,
         "peft_peak_gigabytes": peer_memory,
         "ours_seconds_before": ready.seconds,
-        "memory_by_tasks": memory_by_tasks(sizes.layers),
+        "gigabytes_by_tasks": memory_by_tasks(folder, tasks, sizes.layers),
     }
 
 
-def memory_by_tasks(layers: int) -> dict[int, float]:
-    """Returns gigabytes of adapters, gradients and optimizer by the number of tasks fitted together."""
+def memory_by_tasks(folder: pathlib.Path, tasks: list[Task], layers: int) -> dict[int, dict[str, float]]:
+    """Returns gigabytes by the number of tasks fitted together.
+
+    `of_fits` counts adapters, gradients and optimizer; `peak` is what a process held at most that made one step with
+    one example of each task, the model, JAX and the compiler's own included.
+    """
     from jaxmtl.adapters.lora import LoRA
     from jaxmtl.models.t5 import T5
     from jaxmtl.models.t5_config import named_config
@@ -97,7 +102,29 @@ def memory_by_tasks(layers: int) -> dict[int, float]:
 
     module = T5(named_config("t5-v1.1-small", num_encoder_layers=layers, num_decoder_layers=layers))
     size = fit_bytes(FitProgram(module, LowRankTuning(LoRA(rank=RANK, alpha=ALPHA))))
-    return {count: round(count * size / 1e9, 4) for count in (1, 8, 64, 512)}
+    found = {}
+    for count in COUNTS:
+        with measuring.side(one_step, folder, (tasks * count)[:count]) as side:
+            side.ready()
+            found[count] = dict(of_fits=round(count * size / 1e9, 4), peak=round(side.peak_memory() / 1e9, 3))
+        print(f"{count} tasks together: {found[count]}", flush=True)
+    return found
+
+
+def one_step(folder: pathlib.Path, tasks: list[Task]) -> tuple[Callable[[Any], Any], Any]:
+    """Fits one example of each task for one step."""
+    from jaxmtl.adapters.lora import LoRA
+    from jaxmtl.training.fit_rows import Fit
+    from jaxmtl.training.fitting import Schedule, fit_all
+    from jaxmtl.weights import load_pretrained
+
+    pretrained = load_pretrained(folder)
+    fits = [
+        Fit(name=name, inputs=inputs[:1], targets=targets[:1], learning_rate=RATE) for name, inputs, targets in tasks
+    ]
+    lora = LoRA(rank=RANK, alpha=ALPHA, dropout=DROPOUT)
+    fit_all(pretrained.module, pretrained.params, fits, lora, Schedule(epochs=1, num_shapes=1))
+    return lambda request: None, None
 
 
 def orders(name: str, count: int, epochs: int) -> list[list[int]]:

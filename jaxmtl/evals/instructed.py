@@ -15,16 +15,17 @@ from jaxmtl.weights.fingerprint import weights_hash
 
 MOST_HELD = 256
 """Instructions whose adaptations are held at once: of T5 base each takes tens of megabytes."""
-Choice = Callable[[Sequence[str], Sequence[str]], list[str]]
-"""Maps the names [N] of tasks and their categories [N] to the task whose instruction each of them gets, [N]."""
+Choice = Callable[[Sequence[str], Sequence[str], Sequence[bytes]], list[str]]
+"""Maps names, categories and first instructions [N] of tasks to the task whose instruction each of them gets, [N]."""
 
 
-def own(names: Sequence[str], categories: Sequence[str]) -> list[str]:
+def own(names: Sequence[str], categories: Sequence[str], first: Sequence[bytes]) -> list[str]:
     """Gives each task its own instruction.
 
     Args:
       names: [N], the tasks.
       categories: [N], their categories.
+      first: [N], what tells the first instruction of each from others.
 
     Returns:
       `names`.
@@ -32,28 +33,34 @@ def own(names: Sequence[str], categories: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def of_another_category(names: Sequence[str], categories: Sequence[str], *, seed: int = 0) -> list[str]:
+def of_another_category(
+    names: Sequence[str], categories: Sequence[str], first: Sequence[bytes], *, seed: int = 0
+) -> list[str]:
     """Gives each task the instruction of one of another category: a control of whether instructions are used at all.
 
-    Categories that share instructions, such as P3's three rounds of ANLI, may give a task its own.
+    Categories may share instructions, such as P3's three rounds of ANLI; none gives a task its own.
 
     Args:
       names: as in `own`.
       categories: as in `own`.
+      first: as in `own`.
       seed: which one.
 
     Returns:
       [N] names; what a task gets does not depend on the order of the tasks.
 
     Raises:
-      InputError: if all tasks are of one category.
+      InputError: if no task of another category has another instruction.
     """
-    if len(set(categories)) < 2:
-        raise InputError(f"{len(names)} tasks of {len(set(categories))} category; no task is of another one")
-    of_category = dict(zip(names, categories, strict=True))
-    strangers = lambda name: sorted(other for other in names if of_category[other] != of_category[name])
-    rank = lambda name, other: stable_hash(seed, name, "other instruction", other)
-    return [min(strangers(name), key=lambda other: rank(name, other)) for name in names]
+    tasks = sorted(zip(names, categories, first, strict=True))
+
+    def stranger(name: str, category: str, text: bytes) -> str:
+        others = [other for other, of, says in tasks if of != category and says != text]
+        if not others:
+            raise InputError(f"task {name}: none of {len(tasks)} tasks has another category and another instruction")
+        return min(others, key=lambda other: stable_hash(seed, name, "other instruction", other))
+
+    return [stranger(*task) for task in zip(names, categories, first, strict=True)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,6 +129,11 @@ def instructions_of(store: TokenStore, split: str, task: str, count: int, hyper:
             "tasks/with_instructions.gin, or tasks/p3.gin with INSTRUCTION=@prompts.definition_only"
         )
     return Instructions(hyper=hyper, ids=[examples.instruction(row % len(examples)) for row in range(count)])
+
+
+def first_of(store: TokenStore, split: str, task: str, hyper: Hyper) -> bytes:
+    """Returns what tells a task's first instruction from others; arguments and errors as in `instructions_of`."""
+    return np.asarray(instructions_of(store, split, task, 1, hyper).ids[0], np.int32).tobytes()
 
 
 def instructed(pretrained: Pretrained, given: Sequence[Instructions]) -> Instructed:

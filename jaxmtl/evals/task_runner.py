@@ -16,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from jaxmtl.evals import files, summary, task_adapters
-from jaxmtl.evals.instructed import ByInstruction, instructions_of
+from jaxmtl.evals.instructed import ByInstruction, first_of, instructions_of
 from jaxmtl.evals.predictions import Row, Work
 from jaxmtl.evals.requests import OnBatch
 from jaxmtl.evals.summary import Labels
@@ -203,7 +203,8 @@ def _instructed(work: list[Work], store: TokenStore, split: str, adapters: Given
     """Gives tasks their instructions if a hypernetwork is to read any; whose they are is part of a task's key."""
     if not isinstance(adapters, ByInstruction):
         return work
-    sources = adapters.choose([task.name for task in work], [task.category for task in work])
+    first = [first_of(store, split, task.name, adapters.hyper) for task in work]
+    sources = adapters.choose([task.name for task in work], [task.category for task in work], first)
     found = []
     for task, source in zip(work, sources, strict=True):
         given = instructions_of(store, split, source, task.count, adapters.hyper)

@@ -95,16 +95,20 @@ def test_teachers_hypernetwork_evaluation_and_control(run_dir, instructed_store,
     assert json.loads(wrong)["instruction_of"] == "of_another_category" and own != wrong
 
 
-def test_each_task_gets_an_instruction_of_another_category():
-    names, categories = list("abcdef"), ["x", "x", "y", "y", "z", "x"]
-    found = dict(zip(names, instructed.of_another_category(names, categories), strict=True))
-    category = dict(zip(names, categories, strict=True))
-    assert all(category[name] != category[other] for name, other in found.items())
-    turned = instructed.of_another_category(names[::-1], categories[::-1])
+def test_each_task_gets_another_instruction_of_another_category():
+    """Tasks c and f, of two categories, say the same."""
+    names, categories, first = list("abcdef"), ["x", "x", "y", "y", "z", "x"], [b"1", b"2", b"3", b"4", b"5", b"3"]
+    choose = instructed.of_another_category
+    found = dict(zip(names, choose(names, categories, first), strict=True))
+    category, says = (dict(zip(names, column, strict=True)) for column in (categories, first))
+    assert all(category[name] != category[other] and says[name] != says[other] for name, other in found.items())
+    turned = choose(names[::-1], categories[::-1], first[::-1])
     assert dict(zip(names[::-1], turned, strict=True)) == found
-    assert any(instructed.of_another_category(names, categories, seed=1)[n] != found[names[n]] for n in range(6))
-    with pytest.raises(InputError, match="no task is of another one"):
-        instructed.of_another_category(["a", "b"], ["x", "x"])
+    seeds = [dict(zip(names, choose(names, categories, first, seed=seed), strict=True)) for seed in range(20)]
+    assert {one["c"] for one in seeds} == {"a", "b", "e"}
+    for categories, first in ((["x", "x"], [b"1", b"2"]), (["x", "y"], [b"1", b"1"])):
+        with pytest.raises(InputError, match="task a: none of 2 tasks has another category and another instruction"):
+            choose(["a", "b"], categories, first)
 
 
 def test_tasks_of_the_largest_categories_keep_the_order_of_the_store(instructed_store):
