@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from jaxmtl.models.initial import abstract_params
+from jaxmtl.models.single_layers import put_together
 from jaxmtl.tasks.fewshot import stable_hash
 from jaxmtl.training.fit_rows import Fit
 from jaxmtl.training.objectives import Losses, Objective
@@ -157,7 +158,7 @@ class FitProgram:
         """Adds a batch to the sums of a step.
 
         Args:
-          params: the model's parameters.
+          params: the model's parameters, as `single_layers.taken_apart` gave them.
           state: the fits.
           sums: what the step's batches before this one gave; its memory is taken over.
           step: the step, from 0.
@@ -186,7 +187,7 @@ class FitProgram:
         """Adds the losses of a batch of rows that are not learnt; nothing is dropped.
 
         Args:
-          params: the model's parameters.
+          params: as in `add`.
           state: the fits.
           losses: float32 [N], what the batches before this one gave; its memory is taken over.
           batch: what `RowBatches.cut` gave.
@@ -248,7 +249,7 @@ def _add(program: FitProgram, params: Any, state: FitState, sums: FitSums, step:
 def _add_on_device(
     program: FitProgram, params: Any, state: FitState, sums: FitSums, step: jax.Array, batch: Any
 ) -> FitSums:
-    slots, tuning = batch["slots"], program.tuning
+    params, slots, tuning = put_together(params), batch["slots"], program.tuning
     keys = _row_keys(jnp.take(state.keys, slots), step, batch["places"])
 
     def objective(own: Any) -> tuple[jax.Array, jax.Array]:
@@ -267,6 +268,7 @@ def _losses(program: FitProgram, variables: Mapping[str, Any], batch: Mapping[st
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=3)
 def _score(program: FitProgram, params: Any, tree: Any, losses: jax.Array, batch: Any) -> jax.Array:
     def add(params: Any, tree: Any, losses: jax.Array, batch: Any) -> jax.Array:
+        params = put_together(params)
         own = program.tuning.own(tree, batch["slots"])
         found = _losses(program, program.tuning.variables(params, own, None), batch)
         return losses.at[batch["slots"]].add(found.loss.sum(axis=-1))

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from jaxmtl.adapters import rows
 from jaxmtl.adapters.lora import LoRA
 from jaxmtl.models.lengths import check_room
+from jaxmtl.models.single_layers import taken_apart
 from jaxmtl.models.stack import unrolled_on_cpus
 from jaxmtl.partitioning import replicated
 from jaxmtl.training.best_epochs import BestEpochs, HeldLoss
@@ -265,6 +266,7 @@ def _train(
     state, losses = program.start(params, group.fits), []
     if batches is None:
         return _results(program, state.tree, group, losses)
+    params = taken_apart(program.module, params)
     best = BestEpochs(program, len(group.fits), group.schedule.patience, _held_loss(program, params, group, batches))
     rates = jnp.array([fit.learning_rate for fit in group.fits], jnp.float32)
     step = 0

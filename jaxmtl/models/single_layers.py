@@ -1,0 +1,45 @@
+"""The parameters of stacked layers as single arrays, for programs on CPUs that run over them again and again.
+
+An unrolled stack reads one layer's parameters after the other, and from stacked arrays a CPU first copies each: an
+eighth of a step of 2,048 tokens of T5 v1.1 small. Of arrays that are put together inside the program the compiler
+takes each as it is.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.linen.spmd import LogicallyPartitioned
+
+from jaxmtl.models.initial import abstract_params
+
+
+def taken_apart(module: nn.Module, params: Any) -> Any:
+    """Cuts parameters into those of single layers where programs run on CPUs.
+
+    Args:
+      module: a model that `stack.unrolled_on_cpus` gave.
+      params: its parameters.
+
+    Returns:
+      The tree with a tuple of arrays [...] in place of each array [layers, ...], on CPUs.
+    """
+    if jax.default_backend() != "cpu":
+        return params
+    is_box = lambda leaf: isinstance(leaf, LogicallyPartitioned)
+    cut = lambda box, leaf: tuple(leaf) if is_box(box) and box.names[:1] == ("layers",) else leaf
+    return jax.tree.map(cut, abstract_params(module), params, is_leaf=is_box)
+
+
+def put_together(params: Any) -> Any:
+    """Undoes `taken_apart`, inside a jitted program.
+
+    Args:
+      params: what it gave.
+
+    Returns:
+      The model's parameters.
+    """
+    is_cut = lambda leaf: isinstance(leaf, tuple)
+    return jax.tree.map(lambda leaf: jnp.stack(leaf) if is_cut(leaf) else leaf, params, is_leaf=is_cut)
