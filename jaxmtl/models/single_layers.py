@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax.linen.spmd import LogicallyPartitioned
 
 from jaxmtl.models.initial import abstract_params
+from jaxmtl.models.trees import flat, nested
 
 
 def taken_apart(module: nn.Module, params: Any) -> Any:
@@ -20,16 +21,17 @@ def taken_apart(module: nn.Module, params: Any) -> Any:
 
     Args:
       module: a model that `stack.unrolled_on_cpus` gave.
-      params: its parameters.
+      params: its parameters; what a fit replaces, such as heads, may be missing or another's.
 
     Returns:
       The tree with a tuple of arrays [...] in place of each array [layers, ...], on CPUs.
     """
     if jax.default_backend() != "cpu":
         return params
-    is_box = lambda leaf: isinstance(leaf, LogicallyPartitioned)
-    cut = lambda box, leaf: tuple(leaf) if is_box(box) and box.names[:1] == ("layers",) else leaf
-    return jax.tree.map(cut, abstract_params(module), params, is_leaf=is_box)
+    boxes = flat(abstract_params(module))
+    is_stack = lambda box: isinstance(box, LogicallyPartitioned) and box.names[:1] == ("layers",)
+    cut = lambda path, leaf: tuple(leaf) if is_stack(boxes.get(path)) else leaf
+    return nested({path: cut(path, leaf) for path, leaf in flat(params).items()})
 
 
 def put_together(params: Any) -> Any:

@@ -237,13 +237,6 @@ def test_whole_models_follow_the_gradient_of_all_parameters(params):
     assert len(found[1].losses) == 2
 
 
-@pytest.mark.long
-def test_a_loss_that_is_not_finite_stops_and_names_the_fit(params):
-    fits = [make_fit(0, 5), make_fit(2, 13, np.inf)]
-    with pytest.raises(InputError, match="the loss is not finite at step . in 1 of 2 fits: task2"):
-        fit_all(MODULE, params, fits, LORA, SCHEDULE)
-
-
 def test_fits_that_diverge_are_named_and_the_others_become_what_they_become_alone(params):
     """An infinite rate spoils a fit's adapter at its first step, so its second loss is not finite."""
     wild = dataclasses.replace(make_fit(7, 9, rate=float("inf")), name="wild")
