@@ -20,9 +20,9 @@ from typing import Any
 import measuring
 import workload
 
-QUICK = dict(layers=dict.fromkeys(workload.FAMILIES, 2), examples=1, most=16, repeats=3)
-FULL = dict(layers={"t5": 8, "bart": 6, "gpt2": 12}, examples=1, most=32, repeats=3)
-MAX_INPUT, MAX_NEW = 512, 128
+QUICK = dict(layers=dict.fromkeys(workload.FAMILIES, 2), examples=1, most=16, repeats=3, max_new=128)
+FULL = dict(layers={"t5": 8, "bart": 6, "gpt2": 12}, examples=1, most=32, repeats=3, max_new=128)
+MAX_INPUT = 512
 Batches = list[list[list[int]]]
 
 
@@ -52,9 +52,9 @@ def compare(
 ) -> dict[str, Any]:
     """Returns figures by family and number of beams."""
     requests = [(number, count) for count in beams for number in range(len(batches))]
-    with measuring.side(theirs, folder, family, sizes.layers[family], batches, beams) as peer:
+    with measuring.side(theirs, folder, family, batches, beams, sizes) as peer:
         print(f"{family}, HF: ready in {peer.ready().seconds:.1f} s", flush=True)  # and has written the weights
-        with measuring.side(ours, folder, family, batches, beams) as mine:
+        with measuring.side(ours, folder, family, batches, beams, sizes) as mine:
             print(f"{family}, ours: ready in {mine.ready().seconds:.1f} s", flush=True)
             asked = measuring.in_turns({"ours": mine.ask, "hf": peer.ask}, requests * sizes.repeats)
             memory = {"ours": mine.peak_memory() / 1e9, "hf": peer.peak_memory() / 1e9}
@@ -97,7 +97,7 @@ def make_batches(store: pathlib.Path, most: int, batch_size: int) -> list[list[l
 
 
 def ours(
-    folder: pathlib.Path, family: str, batches: Batches, beams: list[int]
+    folder: pathlib.Path, family: str, batches: Batches, beams: list[int], sizes: argparse.Namespace
 ) -> tuple[Callable[[tuple[int, int]], Any], Any]:
     from jaxmtl.evals.decoding import Decoding
     from jaxmtl.evals.generation import generate_ids
@@ -110,7 +110,7 @@ def ours(
         number, count = request
         batch = workload.in_vocabulary(family, batches[number])
         decoding = Decoding(method="beam", num_beams=count) if count > 1 else Decoding()
-        rows = generate_ids(pretrained, batch, max_tokens=MAX_NEW, decoding=decoding, batch_size=len(batch))
+        rows = generate_ids(pretrained, batch, max_tokens=sizes.max_new, decoding=decoding, batch_size=len(batch))
         return [row.tolist() for row in rows]
 
     shapes = {(len(batch), bucket(len(batch[0]))): number for number, batch in enumerate(batches)}
@@ -121,11 +121,11 @@ def ours(
 
 
 def theirs(
-    folder: pathlib.Path, family: str, layers: int, batches: Batches, beams: list[int]
+    folder: pathlib.Path, family: str, batches: Batches, beams: list[int], sizes: argparse.Namespace
 ) -> tuple[Callable[[tuple[int, int]], Any], Any]:
     import torch
 
-    model = workload.torch_model(family, layers).eval()
+    model = workload.torch_model(family, sizes.layers[family]).eval()
     model.save_pretrained(folder)
 
     @torch.inference_mode()
@@ -133,9 +133,9 @@ def theirs(
         number, count = request
         batch = workload.in_vocabulary(family, batches[number])
         inputs, mask = (torch.tensor(rows, device=model.device) for rows in padded(batch, in_front=family == "gpt2"))
-        options = dict(max_new_tokens=MAX_NEW, do_sample=False, num_beams=count)
+        options = dict(max_new_tokens=sizes.max_new, do_sample=False, num_beams=count)
         tokens = model.generate(input_ids=inputs, attention_mask=mask, **options)
-        return tokens[:, -MAX_NEW:].tolist()
+        return tokens[:, -sizes.max_new :].tolist()
 
     for count in beams:
         generate((len(batches) - 1, count))

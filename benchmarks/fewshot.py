@@ -19,11 +19,10 @@ import measuring
 import numpy as np
 import workload
 
-QUICK = dict(layers=2, tasks=6, shots=12, held_out=4, epochs=2, every=1, num_shapes=2)
-FULL = dict(layers=8, tasks=64, shots=40, held_out=20, epochs=5, every=4, num_shapes=12)
+QUICK = dict(layers=2, tasks=6, shots=12, held_out=4, epochs=2, every=1, num_shapes=2, counts=(1, 8, 64))
+FULL = dict(layers=8, tasks=64, shots=40, held_out=20, epochs=5, every=4, num_shapes=12, counts=(1, 8, 64, 256))
 LIMITS = (256, 64)
 RANK, ALPHA, DROPOUT, RATE, BATCH_SIZE = 16, 32, 0.05, 1e-3, 32
-COUNTS = (1, 8, 64, 256)
 Task = tuple[str, list[list[int]], list[list[int]]]
 
 
@@ -83,11 +82,11 @@ def compare(folder: pathlib.Path, tasks: list[Task], sizes: argparse.Namespace) 
         "ours_peak_gigabytes": memory,
         "peft_peak_gigabytes": peer_memory,
         "ours_seconds_before": ready.seconds,
-        "gigabytes_by_tasks": memory_by_tasks(folder, tasks, sizes.layers),
+        "gigabytes_by_tasks": memory_by_tasks(folder, tasks, sizes),
     }
 
 
-def memory_by_tasks(folder: pathlib.Path, tasks: list[Task], layers: int) -> dict[int, dict[str, float]]:
+def memory_by_tasks(folder: pathlib.Path, tasks: list[Task], sizes: argparse.Namespace) -> dict[int, dict[str, float]]:
     """Returns gigabytes by the number of tasks fitted together.
 
     `of_fits` counts adapters, gradients and optimizer; `peak` is what a process held at most that made one step with
@@ -100,10 +99,10 @@ def memory_by_tasks(folder: pathlib.Path, tasks: list[Task], layers: int) -> dic
     from jaxmtl.training.fitting import fit_bytes
     from jaxmtl.training.tuning import LowRankTuning
 
-    module = T5(named_config("t5-v1.1-small", num_encoder_layers=layers, num_decoder_layers=layers))
+    module = T5(named_config("t5-v1.1-small", num_encoder_layers=sizes.layers, num_decoder_layers=sizes.layers))
     size = fit_bytes(FitProgram(module, LowRankTuning(LoRA(rank=RANK, alpha=ALPHA))))
     found = {}
-    for count in COUNTS:
+    for count in sizes.counts:
         with measuring.side(one_step, folder, (tasks * count)[:count]) as side:
             side.ready()
             found[count] = dict(of_fits=round(count * size / 1e9, 4), peak=round(side.peak_memory() / 1e9, 3))

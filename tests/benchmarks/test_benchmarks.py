@@ -98,6 +98,13 @@ def test_rate_is_work_over_time_not_a_mean_of_rates(measuring):
     assert measuring.rate(answers, lambda value: value / 2) == 1.5
 
 
+def test_of_requests_put_several_times_the_median_time_counts(measuring):
+    rounds = [(3.0, 10.0), (1.0, 30.0), (2.0, 20.0)]
+    answers = [measuring.Answer(seconds=one, value=name) for row in rounds for name, one in zip("ab", row, strict=True)]
+    found = measuring.medians(answers, repeats=3)
+    assert [(answer.value, answer.seconds) for answer in found] == [("a", 2.0), ("b", 20.0)]
+
+
 def test_the_last_line_is_one_json_object(measuring, capsys):
     arguments = argparse.Namespace(sni=pathlib.Path("folder"), full=False)
     measuring.print_result("train", {"ratio": 1.23456, "shapes": 3}, arguments)
@@ -225,7 +232,8 @@ def test_generation_is_the_same_as_that_of_torch(tmp_path, family):
     workload, decode = importlib.import_module("workload"), importlib.import_module("decode")
     arguments = workload.make_parser("text").parse_args(["--data", "toy"])
     batches = decode.make_batches(workload.make_store(arguments, tmp_path, "test", 5, (64, 16)), 4, 2)
-    cells = decode.compare(tmp_path / "model", family, 1, batches, [1, 2], 8)
+    sizes = argparse.Namespace(layers={family: 1}, repeats=2, max_new=8)
+    cells = decode.compare(tmp_path / "model", family, sizes, batches, [1, 2])
     assert [*cells] == [f"{family}_greedy", f"{family}_beam2"]
     assert all(figures["identical"] == 1.0 and figures["ratio"] > 0 for figures in cells.values())
 
@@ -234,12 +242,13 @@ def test_generation_is_the_same_as_that_of_torch(tmp_path, family):
 def test_few_shot_fits_of_both_sides_score_alike(tmp_path):
     workload, fewshot = importlib.import_module("workload"), importlib.import_module("fewshot")
     arguments = workload.make_parser("text").parse_args(["--data", "toy"])
-    sizes = argparse.Namespace(layers=1, tasks=2, shots=6, held_out=3, epochs=2, every=1, num_shapes=1)
+    sizes = argparse.Namespace(layers=1, tasks=2, shots=6, held_out=3, epochs=2, every=1, num_shapes=1, counts=(2,))
     store = workload.make_store(arguments, tmp_path, "test", 9, (64, 16), num_positive=0)
     figures = fewshot.compare(tmp_path / "model", fewshot.read_tasks(store, sizes), sizes)
     # Their adapters start from other random numbers; two steps move neither far from the model that they share.
     assert figures["ours_loss"] == pytest.approx(figures["peft_loss"], rel=0.01)
     assert figures["ratio"] > 0 and figures["ours_peak_gigabytes"] > 0
+    assert 0 < figures["gigabytes_by_tasks"][2]["of_fits"] < figures["gigabytes_by_tasks"][2]["peak"]
 
 
 @pytest.mark.torch
