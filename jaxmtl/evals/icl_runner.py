@@ -124,36 +124,25 @@ def evaluate(
     _check_different(how)
     run_dir, labels = pathlib.Path(run_dir), (labels or Labels()).of_folder(run_dir)
     chosen = store.task_names(split) if tasks is None else list(tasks)
+    shows = _Shows(store=store, split=split, shown_split=shown_split, form=form, batch_size=batch_size)
     for setting in how:
         files.check_split(run_dir / setting.label, split)
         for name in chosen:
-            _shown(store, split, shown_split, name, setting)  # finds out now what would be too few
+            shows.rows(name, setting)  # finds out now what would be too few
             count = store.entry(name, split).num_examples
             tell(progress, TaskState(task=name, category=setting.label, n=min(count, max_examples or count)))
     found = {}
     for setting in how:
-        way = _way(judge, store, split, shown_split, setting, form, batch_size)
+        way = judge(
+            measure=functools.partial(shows.measured, setting),
+            described={**dataclasses.asdict(setting), "form": dataclasses.asdict(form), "shown": shown_split},
+            task_identity=shows.identity,
+        )
         own = dataclasses.replace(labels, run=f"{labels.run}/{setting.label}", seed=setting.seed)
         told = Within(progress, setting.label)
         options: dict[str, Any] = dict(tasks=chosen, labels=own, max_examples=max_examples, chunk_size=1, progress=told)
         found[setting] = run_tasks(pretrained, store, split, run_dir / setting.label, way, **options)
     return _named(found)
-
-
-def _way(
-    judge: Callable[..., Way],
-    store: TokenStore,
-    split: str,
-    shown_split: str,
-    setting: Setting,
-    form: Format,
-    batch_size: int,
-) -> Way:
-    return judge(
-        measure=functools.partial(_measured, store, split, shown_split, setting, form, batch_size),
-        described={**dataclasses.asdict(setting), "form": dataclasses.asdict(form), "shown": shown_split},
-        task_identity=functools.partial(_identity, store, shown_split),
-    )
 
 
 def _named(found: Mapping[Setting, Mapping[str, Scores]]) -> dict[str, Scores]:
@@ -171,46 +160,53 @@ def _check_different(how: Sequence[Setting]) -> None:
         raise InputError(f"settings of in-context learning are {names}; expected at least one, none twice")
 
 
-def _identity(store: TokenStore, shown_split: str, name: str) -> dict[str, str]:
-    return {"shown_examples": store.entry(name, shown_split).sha256}
-
-
-def _shown(store: TokenStore, split: str, shown_split: str, name: str, setting: Setting) -> list[int]:
-    """Chooses rows of the split of demonstrations."""
-    if split == shown_split:
-        raise InputError(f"split {split!r} cannot be asked about and shown; give another FEW_SHOT_SPLIT")
-    store.entry(name, shown_split)
-    pool, queries = _keys(store.examples(name, shown_split)), _keys(store.examples(name, split))
-    return shown_rows(pool, queries, setting.shots, setting.seed, name)
-
-
 def _keys(examples: Examples) -> list[tuple[str, bytes]]:
     inputs, _ = examples.rows(range(len(examples)))
     return [(key, ids.tobytes()) for key, ids in zip(examples.ids, inputs, strict=True)]
 
 
-def _measured(
-    store: TokenStore,
-    split: str,
-    shown_split: str,
-    setting: Setting,
-    form: Format,
-    batch_size: int,
-    pretrained: Pretrained,
-    chunk: Sequence[Work],
-    choices: Sequence[list[list[int]]],
-    on_batch: OnBatch,
-) -> Losses:
-    tokenizer = tokenizer_of(pretrained)
-    start, _ = around_texts(tokenizer)
-    plain = functools.partial(without_special, start=start, eos_token_id=tokenizer.eos_token_id)
-    losses: Losses = []
-    for work in chunk:
-        pool = store.examples(work.name, shown_split)
-        rows = map(pool.row, _shown(store, split, shown_split, work.name, setting))
-        shown = join_demonstrations(tokenizer, [(plain(inputs), plain(targets)) for inputs, targets in rows], form)
-        queries = join_queries(tokenizer, [plain(ids) for ids in work.examples.rows(range(work.count))[0]], form)
-        own = choices[len(losses) : len(losses) + work.count]
-        losses += WAYS[setting.way](pretrained, shown, queries, own, batch_size=batch_size)
-        on_batch(work.count)
-    return losses
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Shows:
+    """Shows demonstrations before queries; attributes as in `evaluate`."""
+
+    store: TokenStore
+    split: str
+    shown_split: str
+    form: Format
+    batch_size: int
+
+    def identity(self, name: str) -> dict[str, str]:
+        """Returns what a task's predictions depend on besides."""
+        return {"shown_examples": self.store.entry(name, self.shown_split).sha256}
+
+    def rows(self, name: str, setting: Setting) -> list[int]:
+        """Chooses rows of the split of demonstrations."""
+        if self.split == self.shown_split:
+            raise InputError(f"split {self.split!r} cannot be asked about and shown; give another FEW_SHOT_SPLIT")
+        self.store.entry(name, self.shown_split)
+        pool, queries = (_keys(self.store.examples(name, split)) for split in (self.shown_split, self.split))
+        return shown_rows(pool, queries, setting.shots, setting.seed, name)
+
+    def measured(
+        self,
+        setting: Setting,
+        pretrained: Pretrained,
+        chunk: Sequence[Work],
+        choices: Sequence[list[list[int]]],
+        on_batch: OnBatch,
+    ) -> Losses:
+        """Measures the choices of all examples of some tasks, a `ranking.Measure` of a setting."""
+        tokenizer = tokenizer_of(pretrained)
+        start, _ = around_texts(tokenizer)
+        plain = functools.partial(without_special, start=start, eos_token_id=tokenizer.eos_token_id)
+        losses: Losses = []
+        for work in chunk:
+            rows = map(self.store.examples(work.name, self.shown_split).row, self.rows(work.name, setting))
+            pairs = [(plain(inputs), plain(targets)) for inputs, targets in rows]
+            shown = join_demonstrations(tokenizer, pairs, self.form)
+            asked = [plain(ids) for ids in work.examples.rows(range(work.count))[0]]
+            queries = join_queries(tokenizer, asked, self.form)
+            own = choices[len(losses) : len(losses) + work.count]
+            losses += WAYS[setting.way](pretrained, shown, queries, own, batch_size=self.batch_size)
+            on_batch(work.count)
+        return losses

@@ -34,8 +34,8 @@ Measure = Callable[[Pretrained, Sequence[Work], Sequence[list[list[int]]], OnBat
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Ranking:
-    """Rank classification, a `task_runner.Way`.
+class Measured:
+    """What ways of making predictions have in common that look at losses alone.
 
     Attributes:
       measure: how choices are measured.
@@ -46,6 +46,11 @@ class Ranking:
     measure: Measure
     described: Mapping[str, Any]
     task_identity: Callable[[str], Mapping[str, Any]] = lambda name: {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ranking(Measured):
+    """Rank classification, a `task_runner.Way`."""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxmtl.evals.generation import decode_texts
 from jaxmtl.evals.predictions import Row, Work, checked_nll
-from jaxmtl.evals.ranking import Measure
+from jaxmtl.evals.ranking import Measured
 from jaxmtl.evals.requests import OnBatch
 from jaxmtl.evals.summary import NLL
 from jaxmtl.feed.store import Examples
@@ -17,18 +17,8 @@ from jaxmtl.weights import Pretrained
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TargetLosses:
-    """The loss of each example's target, a `task_runner.Way`: the stored target is measured as its only choice.
-
-    Attributes:
-      measure: how targets are measured.
-      described: JSON values that say how.
-      task_identity: gives JSON values that say what else the predictions of a task depend on.
-    """
-
-    measure: Measure
-    described: Mapping[str, Any]
-    task_identity: Callable[[str], Mapping[str, Any]] = lambda name: {}
+class TargetLosses(Measured):
+    """The loss of each example's target, a `task_runner.Way`: the stored target is measured as its only choice."""
 
     @property
     def settings(self) -> dict[str, Any]:
