@@ -127,17 +127,10 @@ def evaluate(
     shows = _Shows(store=store, split=split, shown_split=shown_split, form=form, batch_size=batch_size)
     for setting in how:
         files.check_split(run_dir / setting.label, split)
-        for name in chosen:
-            shows.rows(name, setting)  # finds out now what would be too few
-            count = store.entry(name, split).num_examples
-            tell(progress, TaskState(task=name, category=setting.label, n=min(count, max_examples or count)))
+        shows.announce(setting, chosen, max_examples, progress)
     found = {}
     for setting in how:
-        way = judge(
-            measure=functools.partial(shows.measured, setting),
-            described={**dataclasses.asdict(setting), "form": dataclasses.asdict(form), "shown": shown_split},
-            task_identity=shows.identity,
-        )
+        way = shows.way(judge, setting)
         own = dataclasses.replace(labels, run=f"{labels.run}/{setting.label}", seed=setting.seed)
         told = Within(progress, setting.label)
         options: dict[str, Any] = dict(tasks=chosen, labels=own, max_examples=max_examples, chunk_size=1, progress=told)
@@ -174,6 +167,24 @@ class _Shows:
     shown_split: str
     form: Format
     batch_size: int
+
+    def announce(
+        self, setting: Setting, names: Sequence[str], max_examples: int | None, progress: Progress | None
+    ) -> None:
+        """Tells of the tasks of a setting; finds out now what would be too few."""
+        for name in names:
+            self.rows(name, setting)
+            count = self.store.entry(name, self.split).num_examples
+            tell(progress, TaskState(task=name, category=setting.label, n=min(count, max_examples or count)))
+
+    def way(self, judge: Callable[..., Way], setting: Setting) -> Way:
+        """Returns how a setting's predictions are made."""
+        form = dataclasses.asdict(self.form)
+        return judge(
+            measure=functools.partial(self.measured, setting),
+            described={**dataclasses.asdict(setting), "form": form, "shown": self.shown_split},
+            task_identity=self.identity,
+        )
 
     def identity(self, name: str) -> dict[str, str]:
         """Returns what a task's predictions depend on besides."""

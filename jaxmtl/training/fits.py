@@ -132,7 +132,7 @@ class FitProgram:
         """Makes the state before the first step.
 
         Args:
-          params: the model's parameters.
+          params: the model's parameters, as `single_layers.taken_apart` gave them.
           fits: N of them, as many on each device.
 
         Returns:
@@ -158,7 +158,7 @@ class FitProgram:
         """Adds a batch to the sums of a step.
 
         Args:
-          params: the model's parameters, as `single_layers.taken_apart` gave them.
+          params: as in `start`.
           state: the fits.
           sums: what the step's batches before this one gave; its memory is taken over.
           step: the step, from 0.
@@ -187,7 +187,7 @@ class FitProgram:
         """Adds the losses of a batch of rows that are not learnt; nothing is dropped.
 
         Args:
-          params: as in `add`.
+          params: as in `start`.
           state: the fits.
           losses: float32 [N], what the batches before this one gave; its memory is taken over.
           batch: what `RowBatches.cut` gave.
@@ -224,6 +224,8 @@ class FitProgram:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _start(program: FitProgram, params: Any, keys: jax.Array) -> FitState:
+    params = put_together(params)
+
     def one(key: jax.Array) -> FitState:
         init_key, drop_key = jax.random.split(key)
         tree = program.tuning.start(program.module, params, init_key)

@@ -189,7 +189,7 @@ def fit_each(
     chunks = list(_chunks(order, _most_fits(program, schedule, fits) * devices))
     groups = [_Group([fits[index] for index in chunk], schedule, devices) for chunk in chunks]
     batches = _batches(program, groups, schedule)
-    params = params if mesh is None else jax.device_put(params, replicated(mesh))
+    params = taken_apart(program.module, params if mesh is None else jax.device_put(params, replicated(mesh)))
     for chunk, group in zip(chunks, groups, strict=True):
         found = _train(program, params, group, batches, count)
         yield from ((chunk[slot], one) for slot, one in enumerate(found) if one is not None)
@@ -266,7 +266,6 @@ def _train(
     state, losses = program.start(params, group.fits), []
     if batches is None:
         return _results(program, state.tree, group, losses)
-    params = taken_apart(program.module, params)
     best = BestEpochs(program, len(group.fits), group.schedule.patience, _held_loss(program, params, group, batches))
     rates = jnp.array([fit.learning_rate for fit in group.fits], jnp.float32)
     step = 0
