@@ -74,6 +74,7 @@ SNI = ("sni_train", "sni_test", "transfer_matters", "transfer_matters_unseen")
 WITH_TENSORFLOW = [
     (["tasks/toy.gin"], CACHING),
     (["tasks/jsonl.gin"], [*CACHING, "DATA_DIR=mine"]),
+    (["tasks/jsonl.gin", "tasks/each_instruction.gin"], [*CACHING, "DATA_DIR=mine"]),
     (["tasks/text.gin"], [*CACHING, "DATA_DIR=texts"]),
     (["tasks/seqio_cache.gin"], [*CACHING, "SEQIO_CACHE=cached"]),
     *(([f"tasks/{name}.gin"], [*CACHING, "DATA_DIR=sni"]) for name in SNI),
@@ -87,7 +88,7 @@ PUBLISHED = {
     "opt": ("opt-{}", gpt.GPT, gpt_config),
 }
 """Folder of sizes: their names, the module, where the named configs are."""
-ALONE = ("tasks/seqio_cache.gin", "tasks/with_instructions.gin")
+ALONE = ("tasks/seqio_cache.gin", "tasks/with_instructions.gin", "tasks/each_instruction.gin")
 # Included by others; they cannot be given alone.
 INCLUDED = {"runs/cache.gin", "runs/decoding.gin"}
 

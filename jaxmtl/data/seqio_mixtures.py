@@ -50,7 +50,9 @@ def register(
         _check_same(name, weights)
         return name
     if not found.any():
-        raise InputError(f"seqio mixture {name}: all tasks weigh 0 by their split {split!r}; one must be drawn")
+        raise InputError(
+            f"seqio mixture {name}: all tasks weigh 0 by their split {split!r} (RATE_SPLIT); one must be drawn"
+        )
     weigh = lambda task: weights[task.name]
     seqio.MixtureRegistry.add(name, [(task, weigh) for task in tasks])
     return name

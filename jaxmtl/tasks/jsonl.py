@@ -2,9 +2,10 @@
 
 A row is a JSON object with `inputs` (or `input`) and `targets` (or `target`, `output`, `outputs`: a text or a list of
 references). Optional: `task` (default: the file's name), `id`, `split`, and what belongs to the whole task and may
-stand in any of its rows: `definition`, `category`, `metric`, `positive` and `negative` (lists of objects with `input`,
-`output` and perhaps `explanation`). Where all rows of a task have `choices` (a list of texts, the first reference among
-them), answers can be ranked. Other keys are not read.
+stand in any of its rows: `definition` (a text, or a list of them where a task has several instructions: the first is
+its definition, see also `instructions.each_instruction`), `category`, `metric`, `positive` and `negative` (lists of
+objects with `input`, `output` and perhaps `explanation`). Where all rows of a task have `choices` (a list of texts, the
+first reference among them), answers can be ranked. Other keys are not read.
 """
 
 import dataclasses
@@ -17,6 +18,7 @@ from typing import Any
 from jaxmtl.tasks import metrics
 from jaxmtl.tasks.choices import ChoiceExample
 from jaxmtl.tasks.fewshot import seeded_order
+from jaxmtl.tasks.instructions import DEFINITIONS
 from jaxmtl.tasks.spec import Demonstration, TaskSpec, check_task_name
 from jaxmtl.types import Example, InputError, unknown_name
 
@@ -202,16 +204,17 @@ def _task(name: str, rows: list[_Row], fractions: Fractions) -> TaskSpec:
     if metric not in metrics.METRICS:
         raise unknown_name(f"metric of task {name}", metric, metrics.METRICS)
     examples = _examples(name, rows)
+    definitions = _definitions(shared["definition"])
     return TaskSpec(
         name=name,
         category=category,
-        definition=_optional_text(shared["definition"], "definition"),
+        definition=definitions[0],
         positive=_demonstrations(shared["positive"], "positive"),
         negative=_demonstrations(shared["negative"], "negative"),
         examples=examples,
         metric=metric,
         splits=_named_splits(rows) or fractions.splits(name, examples),
-        metadata={"categories": (category,)},
+        metadata={"categories": (category,), DEFINITIONS: definitions},
     )
 
 
@@ -241,6 +244,14 @@ def _storable(row: _Row, key: str, value: str) -> str:
 
 def _optional_text(row: _Row | None, key: str) -> str:
     return "" if row is None else _text(row, key)
+
+
+def _definitions(row: _Row | None) -> tuple[str, ...]:
+    if row is None or not isinstance(value := row.fields["definition"], list):
+        return (_optional_text(row, "definition"),)
+    if not value or not all(isinstance(text, str) for text in value):
+        raise row.wrong("definition", "a text or a list of at least one text")
+    return tuple(_storable(row, "definition", text) for text in value)
 
 
 def _only_key(row: _Row, keys: tuple[str, ...]) -> str:

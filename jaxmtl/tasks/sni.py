@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxmtl.tasks import metrics
+from jaxmtl.tasks.instructions import DEFINITIONS
 from jaxmtl.tasks.sni_selection import EveryTask, Selection
 from jaxmtl.tasks.spec import Demonstration, TaskSpec, check_task_name
 from jaxmtl.tasks.task_lists import read_task_list
@@ -109,7 +110,7 @@ def read_task(path: str | Path, *, empty_outputs: str = "keep") -> TaskSpec:
         negative=_demonstrations(record, "Negative Examples"),
         examples=examples,
         metric=metrics.headline_metric(categories[0]),
-        metadata={"categories": categories, "definitions": definitions, **_optional(record), **counts},
+        metadata={"categories": categories, DEFINITIONS: definitions, **_optional(record), **counts},
     )
 
 
