@@ -67,29 +67,29 @@ class CompiledStep:
         """
         self.compilations: list[Compilation] = []
         self._plan, self._note = plan, note
-        self._programs: dict[tuple[int, int, int], Any] = {}
+        self._programs: dict[tuple, Any] = {}
         self._jitted = jitted(step, plan)
 
     def __call__(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, StepMetrics]:
         """Makes one step."""
-        rows, source = batch["inputs"].shape
-        shape = (rows, source, batch["targets"].shape[1])
-        if shape not in self._programs:
-            self._programs[shape] = self._compile(shape, state, batch)
-        return self._programs[shape](state, batch)
+        # All fields count: batches of one shape may share more or fewer instructions.
+        shapes = tuple(sorted((name, field.shape) for name, field in batch.items()))
+        if shapes not in self._programs:
+            self._programs[shapes] = self._compile(state, batch)
+        return self._programs[shapes](state, batch)
 
     @property
     def seconds(self) -> float:
         """Returns the seconds spent compiling so far."""
         return sum(compilation.seconds for compilation in self.compilations)
 
-    def _compile(self, shape: tuple[int, int, int], state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
+    def _compile(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
         began = time.monotonic()
         with use_mesh(self._plan.mesh, self._plan.rules):
             program = self._jitted.lower(state, batch).compile()
-        compilation = Compilation(shape, time.monotonic() - began, analysis(program))
+        (rows, source), target = batch["inputs"].shape, batch["targets"].shape[1]
+        compilation = Compilation((rows, source, target), time.monotonic() - began, analysis(program))
         self.compilations.append(compilation)
-        rows, source, target = shape
         count = len(self.compilations)
         self._note(
             f"compiled shape {count}: {rows} rows x {source} / {target} tokens in {compilation.seconds:.1f} s"

@@ -82,3 +82,16 @@ def test_a_hypernetwork_trains_in_the_loop_and_a_resumed_run_is_the_unbroken_one
 def test_rows_that_share_instructions_are_not_cut_into_microbatches(tmp_path):
     with pytest.raises(InputError, match="cannot be cut into microbatches"):
         train(run_of(tmp_path, num_microbatches=2))
+
+
+def test_batches_of_one_shape_may_share_more_or_fewer_instructions(tmp_path):
+    def change(index, batch):
+        batch = instructed(index, batch)
+        alike = np.repeat(batch["instructions"][:1], len(batch["inputs"]), axis=0)
+        return batch | {"instructions": alike} if index % 2 else batch
+
+    drawn = SharedInstructions(ToyStream(change))
+    counts = [len(next(drawn)["instructions"]) for _ in range(2)]
+    assert counts[0] > counts[1]
+    result = train(run_of(tmp_path, stream=SharedInstructions(ToyStream(change))))
+    assert (result.status, len(result.compilations)) == ("finished", 2)
