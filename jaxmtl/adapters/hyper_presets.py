@@ -50,15 +50,22 @@ def hint(**overrides: Any) -> HyperConfig:
 
 
 def hypertuning(**overrides: Any) -> HyperConfig:
-    """HyperTuning as HINT replicates it: prefixes, pooled by a decoder; `overrides` as in `tagi`.
+    """HyperTuning: prefixes from an encoder of its own and a small decoder that pools; `overrides` as in `tagi`.
 
-    Source: methods 1.4.
+    The decoder is HINT's: learned queries, cross-attention and feed-forward layers that begin at random.
+
+    Source: methods 1.0 and 1.4.
     """
     generator = GeneratorConfig(
         sharing="component", emits="rows", hidden=0, dropout=0.1, divisor="input", start="fan_in"
     )
     choices: dict[str, Any] = dict(
-        pooling=DecoderPooling(), identity="query", slot_stddev=None, fusion="none", memory="input"
+        encoder="separate",
+        pooling=DecoderPooling(),
+        identity="query",
+        slot_stddev=None,
+        fusion="none",
+        memory="input",
     )
     return _preset(overrides, generator=generator, outputs=(PrefixOutput(length=30),), **choices)
 

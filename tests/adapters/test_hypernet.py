@@ -272,7 +272,7 @@ PRESETS_OF_TOYS = {
     "tagi": (tagi(**SMALL), None),
     "tagi_code": (tagi_code(outputs=(LORA,)), T5(T5_CONFIG)),
     "hint": (hint(outputs=(PrefixOutput(length=2), BottleneckOutput(width=2))), None),
-    "hypertuning": (PRESETS["hypertuning"](outputs=(PrefixOutput(length=2),)), None),
+    "hypertuning": (PRESETS["hypertuning"](outputs=(PrefixOutput(length=2),)), T5(T5_CONFIG)),
     "hypter": (PRESETS["hypter"](), T5(T5_CONFIG)),
     "text_to_lora": (text_to_lora(tasks=[*"abcde"], **SMALL), None),
 }
@@ -289,7 +289,7 @@ def test_every_preset_adapts_a_model(name):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["tagi_code", "hypter"])
+@pytest.mark.parametrize("name", ["tagi_code", "hypertuning", "hypter"])
 def test_only_what_a_preset_trains_learns(name):
     config, reader = PRESETS_OF_TOYS[name]
     module, params = toy(config, BASE, reader)
@@ -297,9 +297,11 @@ def test_only_what_a_preset_trains_learns(name):
     moving = {path for path, leaf in flat(grads["base"]).items() if np.any(leaf)}
     if name == "hypter":
         assert len(moving) == len(flat(grads["base"]))
+    elif name == "hypertuning":
+        assert not moving
     else:
         assert moving and all("norm" in path or "token_embedding" in path for path in moving)
-    assert np.any(grads["reader"]["token_embedding"]["embedding"]) == (name == "hypter")
+    assert np.any(grads["reader"]["token_embedding"]["embedding"]) == (name != "tagi_code")
 
 
 def test_a_reader_of_another_width_cannot_stand_in_the_memory():
