@@ -23,6 +23,8 @@ QUICK = dict(layers=2, rounds=2, kinds=("score",))
 FULL = dict(layers=12, rounds=3, kinds=("score", "generate"))
 EXAMPLES, MAX_NEW, SPREAD = 100, 16, 0.02
 MODEL = "t5-v1.1-base"
+PRESETS = ("tagi", "tagi_code", "hint", "hypertuning", "hypter")
+"""Those that read instructions."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,9 @@ class Work:
 
 def main() -> None:
     parser = workload.make_parser(__doc__)
-    parser.add_argument("--preset", default="tagi", help="hypernetwork: a name of jaxmtl.adapters.hyper_presets")
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="tagi", help="hypernetwork: one of jaxmtl.adapters.hyper_presets"
+    )
     arguments = parser.parse_args()
     workload.check(parser, arguments)
     measuring.use_same_settings(arguments.threads)

@@ -176,6 +176,11 @@ def _check(model: HyperModel) -> None:
                 plain = "none" if field == "fusion" else "input"
                 raise InputError(f"hypernetwork: {name} has no encoder beside its decoder; set {field} to {plain!r}")
     reader: Any = model.reader
+    read = model.base if reader is None else reader
+    if isinstance(hyper.pooling, TagiCodePooling) and not isinstance(read, EncoderDecoder):
+        raise InputError(
+            f"hypernetwork: TagiCodePooling reads an encoder's layers, which {type(read).__name__} has not"
+        )
     if hyper.memory == "concat" and reader is not None and reader.config.embed_dim != model.config.embed_dim:
         raise InputError(
             f"hypernetwork: states of width {reader.config.embed_dim} cannot stand in a memory of width "

@@ -72,7 +72,9 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
         print(f"wrote {out} (PEFT, rank {adapter.rank}, alpha {adapter.alpha:g}; {whose})")
     if missing := left_out(hyper.config):
         save_adaptation(out, adaptation, pretrained)
-        print(f"an adapter leaves out {', '.join(missing)}; all that is done to the model is in {out / FILE}")
+        print(f"an adapter leaves out {', '.join(missing)}; what is made of the instruction is whole in {out / FILE}")
+    if hyper.config.base != "nothing":
+        print(f"both adapt the model as {arguments.checkpoint} has trained it, not the one that it began with")
     return 0
 
 

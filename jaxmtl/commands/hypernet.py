@@ -2,10 +2,12 @@
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxmtl.types import InputError
+import numpy as np
+
+from jaxmtl.types import Batch, InputError, unknown_name
 
 _log = logging.getLogger(__name__)
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from jaxmtl.adapters.hyper_model import HyperModel
     from jaxmtl.commands.adapter_folders import AdapterFolders
     from jaxmtl.commands.train import Parts
+    from jaxmtl.feed.eval_stream import EvalStream
     from jaxmtl.feed.instructions import NumberedTasks
     from jaxmtl.feed.store import TokenStore
     from jaxmtl.training.hyper_objective import InstructedLoss
@@ -304,9 +307,21 @@ def validation_loss(parts: "Parts", *, split: str = "validation", batch_size: in
         every=every,
         module=parts.module,
         task_names=batches.rows.names,
-        batches=lambda: batches,
+        batches=lambda: _numbered(parts.module, batches),
         objective=InstructedLoss(),
     )
+
+
+def _numbered(module: Any, batches: "EvalStream") -> Iterable[Batch]:
+    """Adds the numbers of the rows' tasks where these are what a hypernetwork reads."""
+    if module.hyper.encoder != "learned":
+        return batches
+    known = list(module.hyper.tasks)
+    for name in batches.rows.names:
+        if name not in known:
+            raise unknown_name("task that the hypernetwork learns", name, known)
+    numbers = np.array([known.index(name) for name in batches.rows.names], np.int32)
+    return ({**batch, "instructions": numbers[batch["task_ids"]][:, None]} for batch in batches)
 
 
 def describe_hypernetwork(parts: "Parts") -> None:

@@ -20,6 +20,19 @@ def constant(*, rate: float) -> Schedule:
     return lambda step: jnp.full_like(step, rate, dtype=jnp.float32)
 
 
+def constant_with_warmup(*, peak: float, warmup_steps: int) -> Schedule:
+    """Rises to `peak` over the warm-up and stays there.
+
+    Args:
+      peak: highest rate.
+      warmup_steps: steps of linear rise from 0.
+
+    Returns:
+      The schedule.
+    """
+    return _after_warmup(peak, warmup_steps, lambda step: jnp.full_like(step, peak))
+
+
 def linear(*, peak: float, num_steps: int, warmup_steps: int = 0, end: float = 0.0) -> Schedule:
     """Rises to `peak` over the warm-up, then falls in a straight line to `end` at `num_steps`.
 

@@ -150,7 +150,8 @@ def _split(batch: Mapping[str, jax.Array], num_parts: int, plan: Plan) -> dict[s
         raise InputError("queries that share supports cannot be cut into microbatches; use MICROBATCHES=1")
     if "instruction_index" in batch:
         raise InputError(
-            "rows that share instructions cannot be cut into microbatches; give each row its own instruction"
+            "rows that share instructions cannot be cut into microbatches; give each row its own instruction "
+            "(--gin.MAKE_STREAM=@stream.train_stream)"
         )
     sharding = NamedSharding(plan.mesh, PartitionSpec(None, ("data", "fsdp")))
 

@@ -327,6 +327,10 @@ def test_a_reader_of_another_width_cannot_stand_in_the_memory():
         (lambda: initial(HyperModel(HyperConfig(encoder="frozen"), BASE)), "takes one as reader"),
         (lambda: initial(HyperModel(HyperConfig(outputs=(LORA,)), OPT_BASE)), "has no encoder beside its decoder"),
         (
+            lambda: initial(HyperModel(tagi_code(outputs=(LORA,), memory="input"), OPT_BASE, OPT_BASE)),
+            "TagiCodePooling reads an encoder's layers, which GPT has not",
+        ),
+        (
             lambda: layout_of(BASE, [PrefixOutput(targets="encodr")], GeneratorConfig()),
             "target of a prefix",
         ),

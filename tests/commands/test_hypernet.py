@@ -94,6 +94,22 @@ def test_teachers_hypernetwork_evaluation_and_control(run_dir, instructed_store,
     own, wrong = ((tmp_path / folder / "scores.json").read_text() for folder in ("own", "wrong"))
     assert json.loads(wrong)["instruction_of"] == "of_another_category" and own != wrong
 
+    further = [f"--gin.HYPERNET={tmp_path / 'hyper'}", "--gin.LEARNING_RATE=0.0", "--gin.STEPS=2"]
+    assert main(hyper_words(run_dir, instructed_store, tmp_path / "further", *further)) == 0
+    begun, going_on = (load_hyper_run(tmp_path / folder)[1].params for folder in ("hyper", "further"))
+    jax.tree.map(np.testing.assert_array_equal, going_on, begun)
+    other = hyper_words(run_dir, instructed_store, tmp_path / "other", *further, "--gin.FUSION='none'")
+    assert main(other) == 1 and "its fusion is" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_tasks_that_are_learned_by_name_are_validated_by_their_numbers(run_dir, instructed_store, tmp_path):
+    words = hyper_words(run_dir, instructed_store, tmp_path / "named", "--gin.STEPS=2", "--gin.EVALUATE_EVERY=2")
+    words = [word for word in words if "tagi" not in word] + ["--gin_file=hypernets/text_to_lora.gin"]
+    assert main([*words, "--gin.EVALUATIONS=(@hypernet.validation_loss,)"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "named" / "metrics.jsonl").read_text().splitlines()]
+    assert any("validation/loss" in line for line in lines)
+
 
 def test_each_task_gets_another_instruction_of_another_category():
     """Tasks c and f, of two categories, say the same."""

@@ -7,6 +7,12 @@ from jaxmtl.training import schedules
 from jaxmtl.types import InputError
 
 
+def test_constant_with_warmup_rises_and_stays():
+    schedule = schedules.constant_with_warmup(peak=0.5, warmup_steps=10)
+    assert [float(schedule(step)) for step in (0, 5, 10, 12345)] == [0.0, 0.25, 0.5, 0.5]
+    assert float(schedules.constant_with_warmup(peak=0.5, warmup_steps=0)(0)) == 0.5
+
+
 def test_constant_is_the_rate_everywhere():
     assert float(schedules.constant(rate=0.5)(12345)) == 0.5
 
