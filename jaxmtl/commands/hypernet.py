@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jaxmtl.training.hyper_objective import InstructedLoss
     from jaxmtl.training.teachers import TaskAdapters, Teacher
     from jaxmtl.training.validation import ValidationLoss
+    from jaxmtl.weights import Pretrained
 
 
 def module_of(*, hyper: "HyperConfig", base: "nn.Module", reader: "nn.Module | None" = None) -> "HyperModel":
@@ -72,17 +73,33 @@ def _begun(module: "HyperModel", path: str, reader_path: str | None, seed: int, 
     from jaxmtl.weights import load_pretrained
 
     shapes = abstract_params(module)
-    loaded = {"base": load_pretrained(path, mesh=mesh).params}
+    base = load_pretrained(path, mesh=mesh)
+    loaded = {"base": base.params}
     if module.reader is not None:
         if reader_path is None:
             raise InputError(f"hypernetwork: encoder {module.hyper.encoder!r} needs READER_PRETRAINED, a model to read")
-        read = flat(nn.unbox(shapes["reader"]))  # of an encoder-decoder the encoder alone
-        whole = flat(load_pretrained(reader_path, mesh=mesh).params)
+        reader = load_pretrained(reader_path, mesh=mesh)
+        _check_same_words(base, reader)
+        read, whole = flat(nn.unbox(shapes["reader"])), flat(reader.params)
+        # Of an encoder-decoder the encoder alone.
         loaded["reader"] = nested({path: leaf for path, leaf in whole.items() if path in read})
     own = lambda params: {part: tree for part, tree in params.items() if part not in loaded}
     new = lambda key: own(nn.unbox(module.init(key, **initial_arguments(module)))["params"])
     shardings = shardings_for(own(shapes), mesh)
     return {**loaded, **jax.jit(new, out_shardings=shardings)(jax.random.key(seed))}
+
+
+def _check_same_words(base: "Pretrained", reader: "Pretrained") -> None:
+    """Refuses a reader to whom the ids of instructions mean something else than to the model."""
+    from jaxmtl.feed.manifest import Vocabulary
+
+    if base.tokenizer is None or reader.tokenizer is None:
+        return
+    if Vocabulary.of(base.tokenizer) != Vocabulary.of(reader.tokenizer):
+        raise InputError(
+            f"READER_PRETRAINED has another vocabulary, {reader.tokenizer.source} ({reader.tokenizer.vocab_size} ids), "
+            f"than PRETRAINED, {base.tokenizer.source} ({base.tokenizer.vocab_size} ids); give a reader with the same"
+        )
 
 
 def _continued(module: "HyperModel", path: str, hypernet: str | os.PathLike, mesh: Any) -> Any:

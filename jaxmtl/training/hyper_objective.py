@@ -105,15 +105,21 @@ class InstructedLoss:
         return Losses(objective=objective, loss=losses.loss, tokens=losses.tokens, terms=terms)
 
     def _update_term(self, generated: Any, updates: TaskAdapters, task_ids: jax.Array, mask: jax.Array) -> Term:
-        """Spreads each row's distance over its target tokens."""
+        """Spreads each row's distance over its target tokens, so that all rows of a batch weigh the same."""
         if generated is None:
             raise InputError(
                 "the hypernetwork generates no low-rank updates to compare with teachers'; set updates to None"
             )
         taught, covered = updates.of_rows(task_ids)
         distance = DISTANCES[self.distance] if isinstance(self.distance, str) else self.distance
-        weight = mask * covered[:, None]
+        weight = _evenly(mask) * covered[:, None]
         return Term(distance(generated, taught)[:, None] * weight, weight)
+
+
+def _evenly(mask: jax.Array) -> jax.Array:
+    """Turns a loss mask float32 [B, T] into weights of the same sum, which is the same in each row that has tokens."""
+    own = mask.sum(axis=1, keepdims=True)
+    return mask / jnp.maximum(own, 1) * mask.sum() / jnp.maximum((own > 0).sum(), 1)
 
 
 def _check(batch: Mapping[str, jax.Array]) -> None:

@@ -92,7 +92,7 @@ def task_adapters(adapters: Mapping[str, Adapter], group_of_task: Sequence[str])
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class AdaptedTeacher:
-    """The base model with each task's own adapter; it reads instruction and input as one text.
+    """The base model, which stays as it is, with each task's adapter; it reads instruction and input as one text.
 
     Attributes:
       adapters: of the tasks.
@@ -103,7 +103,13 @@ class AdaptedTeacher:
     adapters: TaskAdapters
 
     def __call__(self, module: HyperModel, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Taught:
-        """Returns what the base model predicts with the adapters of the rows' tasks."""
+        """Returns what the base model predicts with the adapters of the rows' tasks; refuses a base that is trained."""
+        if module.hyper.base != "nothing":
+            raise InputError(
+                f"the teacher is the model itself with each task's adapter, but {module.hyper.base} of it are trained "
+                "(TRAINED), so that the teacher would move as well; train 'nothing' of it, or let another model teach "
+                "(TEACHER=@hypernet.model_teacher)"
+            )
         adapters, covered = self.adapters.of_rows(batch["task_ids"])
         params = jax.lax.stop_gradient(variables["params"]["base"])
         return Taught(_predicted(module.base, rows.variables(params, adapters), batch, module.config), covered)

@@ -1,5 +1,6 @@
 """Hypernetworks from gin files: teachers, training, evaluation, the control with wrong instructions."""
 
+import dataclasses
 import functools
 import json
 
@@ -10,6 +11,7 @@ import pytest
 from short_runs import SHORT, evaluate_words
 
 from jaxmtl.adapters import hyper_presets
+from jaxmtl.adapters.hyper_model import HyperModel
 from jaxmtl.adapters.lora import LoRA
 from jaxmtl.commands import fit_adapters, hypernet
 from jaxmtl.evals import instructed
@@ -22,7 +24,7 @@ from jaxmtl.partitioning import make_mesh
 from jaxmtl.tasks import catalog, prompts
 from jaxmtl.training.hyper_objective import InstructedLoss
 from jaxmtl.types import InputError
-from jaxmtl.weights import load_pretrained
+from jaxmtl.weights import load_pretrained, save_pretrained
 from jaxmtl.weights.hyper_io import load_hyper_run
 
 
@@ -109,6 +111,15 @@ def test_tasks_that_are_learned_by_name_are_validated_by_their_numbers(run_dir, 
     assert main([*words, "--gin.EVALUATIONS=(@hypernet.validation_loss,)"]) == 0
     lines = [json.loads(line) for line in (tmp_path / "named" / "metrics.jsonl").read_text().splitlines()]
     assert any("validation/loss" in line for line in lines)
+
+
+def test_a_reader_has_the_words_of_the_model(run_dir, other_store, tmp_path):
+    base = load_pretrained(run_dir)
+    save_pretrained(tmp_path / "other", dataclasses.replace(base, tokenizer=TokenStore(other_store).tokenizer()))
+    module = HyperModel(hyper_presets.hypter(), base.module, base.module)
+    load = hypernet.weights_of(module=module, path=str(run_dir), reader_path=str(tmp_path / "other"))
+    with pytest.raises(InputError, match=r"READER_PRETRAINED has another vocabulary, .*; give a reader with the same"):
+        load(None)
 
 
 def test_each_task_gets_another_instruction_of_another_category():

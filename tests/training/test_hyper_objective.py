@@ -70,6 +70,11 @@ def student():
     return run(params)
 
 
+LENGTHS = BATCH["loss_mask"].sum(1, keepdims=True)
+EVENLY = BATCH["loss_mask"] * LENGTHS.mean() / LENGTHS
+"""A mean over tokens with these weights is the mean over rows, however long their targets are."""
+
+
 def text(row):
     """Instruction and input as one text, by hand."""
     words = BATCH["instructions"][BATCH["instruction_index"][row]]
@@ -104,12 +109,12 @@ def test_the_terms_are_those_of_the_paper_each_on_target_tokens_of_covered_rows(
         np.testing.assert_allclose(losses.terms["teacher"].value[row], kl, atol=2e-4)
         mine = jax.tree.map(lambda leaf, row=row: leaf[:, row : row + 1], collections["lora"])
         far = update_distance(mine, jax.tree.map(lambda leaf: leaf[:, None], own))[0]
-        np.testing.assert_allclose(losses.terms["update"].value[row], far * BATCH["loss_mask"][row], rtol=1e-4)
-        expected[row] += 5.0 * kl + 1000.0 * far * BATCH["loss_mask"][row]
+        np.testing.assert_allclose(losses.terms["update"].value[row], far * EVENLY[row], rtol=1e-4)
+        expected[row] += 5.0 * kl + 1000.0 * far * EVENLY[row]
     np.testing.assert_allclose(losses.objective, expected, rtol=1e-3)
-    for name in ("teacher", "update"):
+    for name, mask in (("teacher", BATCH["loss_mask"]), ("update", EVENLY)):
         assert not np.any(losses.terms[name].value[1])  # the task without a teacher
-        np.testing.assert_array_equal(losses.terms[name].weight, BATCH["loss_mask"] * [[1], [0], [1], [1]])
+        np.testing.assert_allclose(losses.terms[name].weight, mask * [[1], [0], [1], [1]], rtol=1e-6)
 
 
 def test_a_teacher_that_says_what_the_student_says_teaches_nothing():
@@ -181,6 +186,13 @@ def test_training_nears_the_teachers_and_leaves_frozen_leaves_as_they_are_to_the
     [
         (lambda: InstructedLoss(distance="gram"), UnknownNameError, "unknown distance of updates"),
         (lambda: InstructedLoss(temperature=0), InputError, "expected above 0"),
+        (
+            lambda: AdaptedTeacher(adapters=teachers())(
+                HyperModel(dataclasses.replace(CONFIG, base="norms and embeddings"), BASE), {}, BATCH
+            ),
+            InputError,
+            "norms and embeddings of it are trained",
+        ),
         (lambda: task_adapters({"copying": adapter(1)}, ["sorting"]), InputError, "none of 1 groups"),
         (
             lambda: InstructedLoss()(*[None] * 2, {"inputs": 0}),
