@@ -46,8 +46,19 @@ def divergence(teacher: jax.Array, student: jax.Array, temperature: float = 1.0)
     return temperature**2 * jnp.sum(terms, axis=-1)
 
 
+def standardised_divergence(teacher: jax.Array, student: jax.Array, temperature: float = 1.0) -> jax.Array:
+    """Computes `divergence` of logits that are standardised first, as TAGI's code does.
+
+    Args and Returns: as `divergence`.
+
+    Source: methods 1.6.
+    """
+    size = min(teacher.shape[-1], student.shape[-1])
+    return divergence(standardised(teacher[..., :size]), standardised(student[..., :size]), temperature)
+
+
 def standardised(logits: jax.Array) -> jax.Array:
-    """Subtracts the mean over the vocabulary and divides by the spread, as TAGI's code may do before its divergence.
+    """Subtracts the mean over the vocabulary and divides by the spread.
 
     Args:
       logits: [B, T, V].

@@ -2,7 +2,7 @@
 
 Examples of all tasks are flattened, so that different tasks share a batch; a task's predictions are written as soon as
 all of its examples are done, and a restart skips what is finished: same task, same examples, same weights and adapter,
-same way. `scores.json` and `records.jsonl` are made from the predictions at the end.
+same way. `scores.json` and `records.jsonl` are made from the predictions at the end, `cost.json` says what they cost.
 """
 
 import dataclasses
@@ -15,9 +15,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxmtl.evals import files, summary, task_adapters
+from jaxmtl.evals import cost, files, summary, task_adapters
 from jaxmtl.evals.instructed import ByInstruction, first_of, instructions_of
-from jaxmtl.evals.predictions import Row, Work
+from jaxmtl.evals.predictions import Method, Row, Work
 from jaxmtl.evals.requests import OnBatch
 from jaxmtl.evals.summary import Labels
 from jaxmtl.evals.task_adapters import Adapted, Given
@@ -79,7 +79,7 @@ def run_tasks(
     labels: Labels | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Scores]:
-    """Predicts tasks and writes predictions/TASK.jsonl, scores.json and records.jsonl into the run folder.
+    """Predicts tasks and writes predictions/TASK.jsonl, scores.json, records.jsonl and cost.json into the run folder.
 
     Args:
       pretrained: the model; without a tokenizer the store's is used.
@@ -113,12 +113,17 @@ def run_tasks(
     left = [task for task in work if task.name not in scores]
     for task in work:
         tell(progress, _state(task, scores.get(task.name)))
-    for task, rows in _predictions(pretrained, left, way, chunk_size, progress):
+    watch = cost.Stopwatch()
+    for task, rows in watch.timed(_predictions(pretrained, left, way, chunk_size, progress)):
         scores[task.name] = _kept(run_dir, task, rows, way)
         tell(progress, _state(task, scores[task.name]))
     scores = {task.name: scores[task.name] for task in work}
     told = {**settings, **task_adapters.stated_hashes(adapters, adapted), **way.extras(scores)}
     summary.write(run_dir, scores, told, labels)
+    if left:
+        # Other ways make other passes over an example than one over its input and target.
+        flops = cost.operations(pretrained, work) if isinstance(way, Method) else None
+        cost.write(run_dir, work, flops, sum(task.count for task in left), watch.seconds)
     return scores
 
 

@@ -4,7 +4,7 @@ Letters in shapes: B rows, U instructions, I instruction length, S source length
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import flax.linen as nn
@@ -33,6 +33,7 @@ class InstructedLoss:
       teacher: predicts; None for no L_kl.
       teacher_weight: λ1.
       temperature: τ of L_kl.
+      divergence: L_kl of teacher's and student's logits: `distill.divergence` or `distill.standardised_divergence`.
       updates: the tasks' own adapters; None for no L_ins.
       update_weight: λ2.
       distance: of updates, a key of `DISTANCES` or a function.
@@ -49,6 +50,7 @@ class InstructedLoss:
     teacher: Teacher | None = None
     teacher_weight: float = 5.0
     temperature: float = 3.0
+    divergence: Callable[[jax.Array, jax.Array, float], jax.Array] = divergence
     updates: TaskAdapters | None = None
     update_weight: float = 1000.0
     distance: str | Distance = "factors"
@@ -97,7 +99,7 @@ class InstructedLoss:
         if self.teacher is not None:
             taught = self.teacher(cast(HyperModel, module), variables, batch)
             weight = mask * taught.covered[:, None]
-            terms["teacher"] = Term(divergence(taught.logits, logits, self.temperature) * weight, weight)
+            terms["teacher"] = Term(self.divergence(taught.logits, logits, self.temperature) * weight, weight)
             objective = objective + self.teacher_weight * terms["teacher"].value
         if self.updates is not None:
             terms["update"] = self._update_term(generated, self.updates, batch["task_ids"], mask)

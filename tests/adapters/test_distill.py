@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxmtl.adapters.distill import divergence, factor_distance, scored_distance, standardised, update_distance
+from jaxmtl.adapters.distill import (
+    divergence,
+    factor_distance,
+    scored_distance,
+    standardised,
+    standardised_divergence,
+    update_distance,
+)
 from jaxmtl.adapters.lora import Adapter
 from jaxmtl.types import InputError
 
@@ -55,6 +62,15 @@ def test_standardised_rows_have_mean_zero_and_spread_one():
     rows = np.asarray(standardised(np.random.default_rng(0).normal(5, 9, (2, 3, 50)).astype(np.float32)))
     np.testing.assert_allclose(rows.mean(-1), 0, atol=1e-6)
     np.testing.assert_allclose(rows.std(-1, ddof=1), 1, atol=1e-5)
+
+
+def test_standardised_logits_diverge_as_their_order_and_spread_do():
+    rng = np.random.default_rng(1)
+    teacher, student = rng.normal(size=(2, 1, 4, 6)).astype(np.float32)
+    rows = [(x - x.mean(-1, keepdims=True)) / x.std(-1, ddof=1, keepdims=True) for x in (teacher, student)]
+    found = standardised_divergence(np.concatenate([teacher, teacher[..., :1]], axis=-1), student, 3.0)
+    np.testing.assert_allclose(found, divergence(*rows, 3.0), rtol=1e-4)
+    np.testing.assert_allclose(standardised_divergence(5 * teacher + 2, teacher, 3.0), 0, atol=1e-6)
 
 
 def updates(seed, rank, layers=2, rows=3):
