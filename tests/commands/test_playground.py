@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import threading
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import pytest
@@ -89,17 +90,9 @@ def test_too_much_and_pages_of_others_are_refused(address):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="no browser on this machine")
 def test_a_browser_shows_what_was_predicted(address, tmp_path, monkeypatch):
-    act = b"""<script>
-    part("instruction").value = "say the opposite"; part("inputs").value = "given\\nwhat is";
-    predict().then(() => { document.title = "done"; });
-    </script></body>"""
     monkeypatch.setattr(playground, "MOST_KEPT", 1)
-    with urllib.request.urlopen(address) as answer:
-        page = answer.read().replace(b"</body>", act).replace(b'fetch("predict"', f'fetch("{address}/predict"'.encode())
-    (tmp_path / "page.html").write_bytes(page)
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-web-security --virtual-time-budget=20000"
-    command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom"]
-    done = subprocess.run(
-        [*command, (tmp_path / "page.html").as_uri()], capture_output=True, text=True, timeout=60, check=True
-    )
+    link = f"{address}/#" + urllib.parse.urlencode({"instruction": "say the opposite", "inputs": "given\nwhat is"})
+    flags = "--headless --no-sandbox --disable-gpu --no-first-run --virtual-time-budget=20000"
+    command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path / 'browser'}", "--dump-dom", link]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.count("<tr>") == 3 and "<td>given</td>" in done.stdout
