@@ -84,6 +84,7 @@ def test_rows_that_share_instructions_are_not_cut_into_microbatches(tmp_path):
         train(run_of(tmp_path, num_microbatches=2))
 
 
+@pytest.mark.long
 def test_batches_of_one_shape_may_share_more_or_fewer_instructions(tmp_path):
     def change(index, batch):
         batch = instructed(index, batch)
