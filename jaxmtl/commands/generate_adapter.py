@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
         save_adaptation(out, adaptation, pretrained)
         print(f"an adapter leaves out {', '.join(missing)}; what is made of the instruction is whole in {out / FILE}")
     if hyper.config.base != "nothing":
-        print(f"both adapt the model as {arguments.checkpoint} has trained it, not the one that it began with")
+        print(f"it adapts the model as {arguments.checkpoint} has trained it, not the one that training began with")
     return 0
 
 
