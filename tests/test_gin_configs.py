@@ -63,6 +63,8 @@ LAYERINGS = [
     *(([preset, HYPERNET], [*TRAINING, *TAUGHT]) for preset in HYPERNETS if "text_to_lora" not in preset),
     ([HYPERNET, "hypernets/text_to_lora.gin"], [*TRAINING, *TAUGHT]),
     *((["hypernets/tagi.gin", file], [*TRAINING, *taught_for(file)]) for file in TAGI),
+    (["hypernets/tagi.gin", HYPERNET, "runs/fid_teacher.gin"], [*TRAINING, *TAUGHT[:1], "TEACHER_PRETRAINED=runs/fid"]),
+    (["hypernets/hint.gin", HYPERNET], [*TRAINING, *TAUGHT[:1], "BASE_OPTIMIZER=@base/optim.adafactor"]),
     (["runs/teachers.gin"], [*TRAINING, "PRETRAINED=runs/first"]),
     (["runs/evaluate_heads.gin"], [*TRAINING, "CHECKPOINT=runs/heads"]),
     *(([model, "runs/untrained_heads.gin"], TRAINING) for model in ROBERTAS),

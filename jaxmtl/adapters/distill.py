@@ -121,6 +121,7 @@ def factor_distance(generated: Any, taught: Any) -> jax.Array:
     return _of_factors(left, right, jnp.square)
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ScoredDistance:
     """The mean absolute difference of factors, each number divided by its spread over the teachers.

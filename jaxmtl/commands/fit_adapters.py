@@ -210,18 +210,21 @@ def fit_of_tasks(
       What is to be fitted.
     """
     from jaxmtl.feed.instructions import joined_ids
+    from jaxmtl.feed.special_tokens import around_texts
     from jaxmtl.feed.tokenise import cut
     from jaxmtl.training.fit_rows import Fit
 
-    end = store.manifest.vocabulary.eos
+    end, start = store.manifest.vocabulary.eos, around_texts(store.tokenizer())[0]
     inputs: list[Sequence[int]] = []
     targets: list[np.ndarray] = []
     for task_name in tasks:
         examples = store.examples(task_name, split)
         sources, own_targets = examples.rows(range(len(examples)))
         if examples.has_instructions:
-            sources = [joined_ids(examples.instruction(row), source, end) for row, source in enumerate(sources)]
-        inputs += [cut(source.tolist(), max_input_tokens, end) for source in sources]
+            texts = [joined_ids(examples.instruction(row), own, start, end) for row, own in enumerate(sources)]
+        else:
+            texts = [source.tolist() for source in sources]
+        inputs += [cut(text, max_input_tokens, end) for text in texts]
         targets += own_targets
     return Fit(name=name, inputs=inputs, targets=targets, learning_rate=learning_rate, seed=seed)
 

@@ -1,28 +1,22 @@
 """What gin files put together to train a hypernetwork on a token store with instructions."""
 
-import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxmtl.types import Batch, InputError, unknown_name
 
-_log = logging.getLogger(__name__)
-
 if TYPE_CHECKING:
     import flax.linen as nn
 
     from jaxmtl.adapters.hyper_config import HyperConfig
     from jaxmtl.adapters.hyper_model import HyperModel
-    from jaxmtl.commands.adapter_folders import AdapterFolders
     from jaxmtl.commands.train import Parts
     from jaxmtl.feed.eval_stream import EvalStream
     from jaxmtl.feed.instructions import NumberedTasks
     from jaxmtl.feed.store import TokenStore
-    from jaxmtl.training.hyper_objective import InstructedLoss
-    from jaxmtl.training.teachers import TaskAdapters, Teacher
     from jaxmtl.training.validation import ValidationLoss
     from jaxmtl.weights import Pretrained
 
@@ -152,7 +146,7 @@ def shared_stream(store: "TokenStore", *, make_stream: Callable[..., Any], **opt
         )
     if options.get("num_hosts", 1) > 1:
         return stream
-    return SharedInstructions(stream, multiple=options.get("multiple") or 1)
+    return SharedInstructions(stream, pad_id=stream.rows.pad_id, multiple=options.get("multiple") or 1)
 
 
 def numbered_stream(store: "TokenStore", *, make_stream: Callable[..., Any], **options: Any) -> "NumberedTasks":
@@ -196,108 +190,6 @@ def task_names(*, store: "TokenStore", split: str = "train", most_categories: in
         raise InputError(f"NUM_CATEGORIES is {most_categories}; split {split!r} of {store.folder} has {len(sizes)}")
     chosen = set(sorted(sizes, key=lambda one: (-sizes[one], one))[:most_categories])
     return [name for name in names if category[name] in chosen]
-
-
-def taught_loss(
-    *,
-    store: "TokenStore",
-    names: Sequence[str],
-    split: str = "train",
-    teachers: str | os.PathLike | None = None,
-    path: str,
-    group: Callable[..., str],
-    make_teacher: "Callable[[TaskAdapters], Teacher]",
-    teacher_weight: float = 5.0,
-    update_weight: float = 1000.0,
-    distance: str = "factors",
-    **options: Any,
-) -> "InstructedLoss":
-    """Puts together what a hypernetwork is finetuned on; a term of weight 0 is left out and costs nothing.
-
-    Args:
-      store: the tokenised examples.
-      names: tasks in the order of task ids.
-      split: split that is trained on.
-      teachers: folder with a PEFT folder for each group of tasks; None for L_pred alone.
-      path: the model that the teachers adapt.
-      group: which teacher a task has: `fit_adapters.category` or `fit_adapters.task`.
-      make_teacher: makes of the teachers' adapters what predicts, for L_kl: `teachers.AdaptedTeacher`.
-      teacher_weight: λ1.
-      update_weight: λ2.
-      distance: of updates, a key of `distill.DISTANCES`, or "scored": z-scored by the spread of the teachers.
-      **options: further fields of `InstructedLoss`.
-
-    Returns:
-      The objective.
-
-    Raises:
-      InputError: if no task has a teacher.
-    """
-    from jaxmtl.adapters.distill import scored_distance
-    from jaxmtl.commands.adapter_folders import AdapterFolders
-    from jaxmtl.commands.fit_adapters import folder_of
-    from jaxmtl.training.hyper_objective import InstructedLoss
-    from jaxmtl.training.teachers import task_adapters
-    from jaxmtl.weights import load_pretrained
-
-    if teachers is None or not (teacher_weight or update_weight):
-        return InstructedLoss(**options)
-    folders = AdapterFolders(teachers, load_pretrained(path))
-    groups = [folder_of(group(name, store.entry(name, split).category)) for name in names]
-    there = _covered(teachers, folders, groups)
-    adapters = {one: folders[one] for one in there}
-    found = task_adapters(adapters, groups)
-    own: Any = scored_distance(list(adapters.values())) if distance == "scored" else distance
-    return InstructedLoss(
-        teacher=make_teacher(found) if teacher_weight else None,
-        teacher_weight=teacher_weight,
-        updates=found if update_weight else None,
-        update_weight=update_weight,
-        distance=own,
-        **options,
-    )
-
-
-def _covered(teachers: str | os.PathLike, folders: "AdapterFolders", groups: Sequence[str]) -> list[str]:
-    """Returns the groups whose teacher is whole, and names the others in the log."""
-    from jaxmtl.commands.fit_adapters import finished
-
-    whole, asked = finished(teachers), sorted(set(groups))
-    there = [one for one in asked if one in folders and (whole is None or one in whole)]
-    if alone := [one for one in asked if one not in there]:
-        _log.warning("%s: %d of %d groups have no teacher: %s", teachers, len(alone), len(asked), ", ".join(alone))
-    return there
-
-
-def model_teacher(adapters: "TaskAdapters", *, path: str) -> "Teacher":
-    """Loads another model as teacher of all tasks, such as Tk-Instruct.
-
-    Args:
-      adapters: not used; L_ins compares with them all the same.
-      path: what `load_pretrained` takes.
-
-    Returns:
-      The teacher.
-    """
-    from jaxmtl.training.teachers import ModelTeacher
-    from jaxmtl.weights import load_pretrained
-
-    pretrained = load_pretrained(path)
-    return ModelTeacher(module=pretrained.module, params=pretrained.params)
-
-
-def adapted_teacher(adapters: "TaskAdapters") -> "Teacher":
-    """Makes the model itself with each task's own adapter the teacher.
-
-    Args:
-      adapters: of the tasks.
-
-    Returns:
-      The teacher.
-    """
-    from jaxmtl.training.teachers import AdaptedTeacher
-
-    return AdaptedTeacher(adapters=adapters)
 
 
 def validation_loss(parts: "Parts", *, split: str = "validation", batch_size: int = 16, every: int) -> "ValidationLoss":

@@ -152,13 +152,21 @@ def pad(rows: TaskRows, draw: Draw, shape: tuple[int, int]) -> Batch:
         inputs[place, : len(source)] = source
         targets[place, : len(target)] = target
         loss_mask[place, : len(target)] = rows.weights(task, target)
-    extra = {"instructions": _instructions(rows, draw)} if rows.max_instruction_tokens else {}
+    extra = {"instructions": padded_instructions(rows, draw)} if rows.max_instruction_tokens else {}
     ids = {"task_ids": draw.task_ids.astype(np.int32), "example_ids": draw.example_ids.astype(np.int32)}
     return {"inputs": inputs, "targets": targets, "loss_mask": loss_mask, **ids, **extra}
 
 
-def _instructions(rows: TaskRows, draw: Draw) -> np.ndarray:
-    """Reads instructions into int32 [B, I], I being the longest of all tasks, so that there is one shape."""
+def padded_instructions(rows: TaskRows, draw: Draw) -> np.ndarray:
+    """Reads the instructions of rows.
+
+    Args:
+      rows: where they come from.
+      draw: B rows.
+
+    Returns:
+      int32 [B, I], I being the longest of all tasks, so that all hosts have one shape.
+    """
     padded = np.full((len(draw.task_ids), rows.max_instruction_tokens), rows.pad_id, np.int32)
     for place, ids in enumerate(rows.instructions(draw)):
         padded[place, : len(ids)] = ids

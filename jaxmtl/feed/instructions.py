@@ -3,37 +3,52 @@
 Letters in shapes: B rows, U instructions, I instruction length.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxmtl.feed.special_tokens import without_special
 from jaxmtl.types import Batch, InputError
 
 
-def joined_ids(instruction: np.ndarray, inputs: np.ndarray, end: int) -> np.ndarray:
-    """Puts an instruction and an input together as one text, without an end token between them.
+def joined_ids(instruction: np.ndarray, inputs: np.ndarray, start: Sequence[int], end: int) -> list[int]:
+    """Puts an instruction and an input together as one text, without special tokens between them.
 
     Args:
       instruction: int32 [i].
       inputs: int32 [s].
+      start: what `special_tokens.around_texts` gives before a text.
       end: id that ends a text.
 
     Returns:
-      int32 [i + s], or one less.
+      At most i + s ids.
     """
-    return np.concatenate([instruction[instruction != end], inputs])
+    own = inputs.tolist()
+    own = own[len(start) :] if own[: len(start)] == list(start) else own
+    first = start if instruction[: len(start)].tolist() == list(start) else []
+    return [*first, *without_special(instruction, start, end), *own]
 
 
-def share_instructions(batch: Batch, *, multiple: int = 1) -> Batch:
-    """Holds each instruction of a batch once, so that it is encoded once.
+LENGTHS = 3
+"""Lengths that instructions of batches are padded to: the longest of all tasks, half of it, and a quarter."""
+
+SHORTEST = 64
+"""Tokens below which a shorter length is not worth a compilation."""
+
+
+def share_instructions(batch: Batch, *, pad_id: int, multiple: int = 1) -> Batch:
+    """Holds each instruction of a batch once, so that it is encoded once, with little padding.
 
     Args:
       batch: with `instructions` int32 [B, I], one for each row.
+      pad_id: token id of padding.
       multiple: U is a power of two times this; give the number of devices that share the rows.
 
     Returns:
-      The batch with `instructions` int32 [U, I], in the order of their first rows, and `instruction_index` int32 [B].
-      U is one of few numbers, so that few shapes are compiled: instructions behind the last one repeat the first.
+      The batch with `instructions` int32 [U, I'], in the order of their first rows, and `instruction_index` int32 [B].
+      U and I' are of few numbers each, so that few shapes are compiled: instructions behind the last one repeat the
+      first, and I' is one of `LENGTHS`.
 
     Raises:
       InputError: if the batch has no instructions, or shares them already.
@@ -50,7 +65,18 @@ def share_instructions(batch: Batch, *, multiple: int = 1) -> Batch:
     while size < len(unique):
         size *= 2
     padded = np.concatenate([unique, np.repeat(unique[:1], size - len(unique), axis=0)])
-    return {**batch, "instructions": padded, "instruction_index": number[inverse.reshape(-1)]}
+    short = padded[:, : _width(padded, pad_id)]
+    return {**batch, "instructions": short, "instruction_index": number[inverse.reshape(-1)]}
+
+
+def _width(rows: np.ndarray, pad_id: int) -> int:
+    """Halves the width of padded rows int32 [U, I] as long as the longest fits, at most twice."""
+    used = np.flatnonzero((rows != pad_id).any(axis=0))
+    longest, width = int(used[-1]) + 1 if len(used) else 1, rows.shape[1]
+    for _ in range(LENGTHS - 1):
+        half = -(-width // 2)
+        width = half if half >= max(longest, SHORTEST) else width
+    return width
 
 
 class SharedInstructions:
@@ -59,18 +85,19 @@ class SharedInstructions:
     For one process: a row names an instruction by its place among those of all devices.
     """
 
-    def __init__(self, stream: Any, *, multiple: int = 1) -> None:
+    def __init__(self, stream: Any, *, pad_id: int, multiple: int = 1) -> None:
         """Wraps a stream.
 
         Args:
           stream: a training stream; all that is not its batches is left as it is.
+          pad_id: token id of padding.
           multiple: as in `share_instructions`.
         """
-        self._stream, self._multiple = stream, multiple
+        self._stream, self._options = stream, dict(pad_id=pad_id, multiple=multiple)
 
     def __next__(self) -> Batch:
         """Returns the next batch."""
-        return share_instructions(next(self._stream), multiple=self._multiple)
+        return share_instructions(next(self._stream), **self._options)
 
     def __getattr__(self, name: str) -> Any:
         """Returns the wrapped stream's own method."""

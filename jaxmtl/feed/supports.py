@@ -4,11 +4,12 @@ Which task and which of its examples a step gets depends on the seed and the num
 all that has to be kept. Letters in shapes: K supports, M queries, S tokens of either, T target length.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
 
+from jaxmtl.feed.grouping import padded_instructions
 from jaxmtl.feed.layout import Cost, num_tokens
 from jaxmtl.feed.permutation import permute, random_bits, stream_key
 from jaxmtl.feed.rows import TaskRows
@@ -104,6 +105,48 @@ class Writing:
         return without_special(inputs, self.around[0], self.end)
 
 
+Asked = Callable[[TaskRows, Writing, Draw, Sequence[np.ndarray], int], Batch]
+"""Gives the fields of M queries: (rows, writing, where they are from, their inputs, S) to arrays [M, S]."""
+
+
+def written_queries(rows: TaskRows, writing: Writing, draw: Draw, plain: Sequence[np.ndarray], length: int) -> Batch:
+    """Lets the model read queries as they are written.
+
+    Args:
+      rows: of the store.
+      writing: how they are written.
+      draw: M queries; not used.
+      plain: [M], their inputs as stored.
+      length: S.
+
+    Returns:
+      `inputs`.
+    """
+    return {"inputs": _padded([writing.asked(ids) for ids in plain], length, rows.pad_id, np.int32)}
+
+
+def instructed_queries(rows: TaskRows, writing: Writing, draw: Draw, plain: Sequence[np.ndarray], length: int) -> Batch:
+    """Lets a teacher read queries as they are written, and a hypernetwork's model their inputs and instructions.
+
+    Args:
+      rows: of a store with instructions.
+      writing: how they are written.
+      draw: M queries.
+      plain: [M], their inputs as stored; cut to the most tokens of a query.
+      length: S.
+
+    Returns:
+      `inputs`, `teacher_inputs`, and `instructions` int32 [M, I].
+    """
+    most = writing.form.max_input_tokens
+    inputs = [cut(ids.tolist(), most, writing.end) for ids in plain]
+    return {
+        "inputs": _padded(inputs, length, rows.pad_id, np.int32),
+        "teacher_inputs": written_queries(rows, writing, draw, plain, length)["inputs"],
+        "instructions": padded_instructions(rows, draw),
+    }
+
+
 class SupportStream:
     """Endless batches of one task each; `state` and `restore` continue it exactly, on any number of hosts.
 
@@ -115,6 +158,7 @@ class SupportStream:
       num_queries: M, over all hosts.
       num_shapes: most shapes, each of which is compiled once; a task's batches all have one.
       cost: of a row padded to a shape; shapes are chosen by it.
+      asked: gives the fields of the queries' inputs.
       seed: data seed.
       host_index: which host this is.
       num_hosts: how many hosts share each batch; each gets a slice of the supports and one of the queries.
@@ -138,6 +182,7 @@ class SupportStream:
         num_queries: int,
         num_shapes: int = NUM_SHAPES,
         cost: Cost = num_tokens,
+        asked: Asked = written_queries,
         seed: int = 0,
         host_index: int = 0,
         num_hosts: int = 1,
@@ -150,7 +195,7 @@ class SupportStream:
                     f"task {name} has {size} examples; {num_supports} supports and {num_queries} queries of a step "
                     f"need {sum(self._counts)} different ones: ask for fewer, or leave the task out"
                 )
-        self.rows, self._writing, self._sampler = rows, writing, sampler
+        self.rows, self._writing, self._sampler, self._asked = rows, writing, sampler, asked
         self._key, self._host, self._num_hosts = stream_key(seed, "supports"), host_index, num_hosts
         longest = [(entry.max_input_tokens, entry.max_target_tokens) for entry in rows.entries]
         self._lengths = [(writing.most(*pair), pair[1]) for pair in longest]
@@ -179,16 +224,17 @@ class SupportStream:
         count = self._counts[0]
         supports = [self._writing.support(*pair) for pair in read[:count]][self._share(count)]
         mine = self._share(self._counts[1])
-        queries = [self._writing.asked(inputs) for inputs, _ in read[count:]][mine]
+        queries = Draw(draw.task_ids[count:][mine], examples[count:][mine])
+        plain = [inputs for inputs, _ in read[count:]][mine]
         targets = [targets.tolist() for _, targets in read[count:]][mine]
         ones = [np.ones(len(ids)) for ids in targets]
         return {
+            **self._asked(self.rows, self._writing, queries, plain, length),
             "support_inputs": _padded(supports, length, self.rows.pad_id, np.int32),
-            "inputs": _padded(queries, length, self.rows.pad_id, np.int32),
             "targets": _padded(targets, target_length, self.rows.pad_id, np.int32),
             "loss_mask": _padded(ones, target_length, 0.0, np.float32),
-            "task_ids": np.full(len(queries), task, np.int32),
-            "example_ids": examples[count:][mine].astype(np.int32),
+            "task_ids": np.full(len(plain), task, np.int32),
+            "example_ids": queries.example_ids.astype(np.int32),
         }
 
     def state(self) -> dict[str, Any]:
@@ -263,6 +309,7 @@ def support_stream(
     limit: int | None = None,
     num_shapes: int = NUM_SHAPES,
     cost: Cost = num_tokens,
+    asked: Asked = written_queries,
     multiple: int | None = None,
     host_index: int = 0,
     num_hosts: int = 1,
@@ -281,6 +328,7 @@ def support_stream(
       limit: most examples of a task; None for all.
       num_shapes: see `SupportStream`.
       cost: see `SupportStream`.
+      asked: `written_queries`, or `instructed_queries` for a hypernetwork.
       multiple: what has to divide K and M; the number of hosts if None.
       host_index: see `SupportStream`.
       num_hosts: see `SupportStream`.
@@ -305,7 +353,7 @@ def support_stream(
         raise InputError("rates that follow losses cannot choose the tasks of supports; give other rates")
     sizes = dict(num_supports=num_supports, num_queries=num_queries, num_shapes=num_shapes)
     hosts = dict(host_index=host_index, num_hosts=num_hosts)
-    return SupportStream(rows, Writing(store, form), sampler, **sizes, cost=cost, seed=seed, **hosts)
+    return SupportStream(rows, Writing(store, form), sampler, **sizes, cost=cost, asked=asked, seed=seed, **hosts)
 
 
 def _padded(rows: Sequence[Any], length: int, filler: float, dtype: type) -> np.ndarray:

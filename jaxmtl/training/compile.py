@@ -6,7 +6,7 @@ import pathlib
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +17,8 @@ from jaxmtl.training.memory import StepMemory, analysis, readable
 from jaxmtl.training.state import Plan, TrainState
 from jaxmtl.training.step import StepMetrics
 
-Step = Callable[[TrainState, Mapping[str, jax.Array]], tuple[TrainState, StepMetrics]]
+Step = Callable[..., tuple[TrainState, StepMetrics]]
+"""A pure step: called with a state, a batch, and arrays that never change, if it reads any."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +36,17 @@ class Compilation:
     memory: StepMemory | None = None
 
 
-def jitted(step: Step, plan: Plan) -> Any:
+def jitted(step: Step, plan: Plan, given: Sequence[jax.Array] = ()) -> Any:
     """Returns the step as it is compiled: state and batch split as planned, the state's memory given to the new one.
 
     Args:
       step: the pure step.
       plan: where the state lies.
+      given: arrays on the plan's mesh that the step is called with besides state and batch.
     """
     return jax.jit(
         step,
-        in_shardings=(plan.shardings, batch_sharding(plan.mesh)),
+        in_shardings=(plan.shardings, batch_sharding(plan.mesh), *(array.sharding for array in given)),
         out_shardings=(plan.shardings, replicated(plan.mesh)),
         donate_argnums=0,
     )
@@ -57,18 +59,19 @@ class CompiledStep:
       compilations: all so far.
     """
 
-    def __init__(self, step: Step, plan: Plan, note: Callable[[str], None]) -> None:
+    def __init__(self, step: Step, plan: Plan, note: Callable[[str], None], given: Sequence[jax.Array] = ()) -> None:
         """Prepares, compiles nothing yet.
 
         Args:
           step: the pure step.
           plan: where the state lies.
           note: hears of every compilation.
+          given: as in `jitted`.
         """
         self.compilations: list[Compilation] = []
-        self._plan, self._note = plan, note
+        self._plan, self._note, self._given = plan, note, given
         self._programs: dict[tuple, Any] = {}
-        self._jitted = jitted(step, plan)
+        self._jitted = jitted(step, plan, given)
 
     def __call__(self, state: TrainState, batch: Mapping[str, jax.Array]) -> tuple[TrainState, StepMetrics]:
         """Makes one step."""
@@ -76,7 +79,7 @@ class CompiledStep:
         shapes = tuple(sorted((name, field.shape) for name, field in batch.items()))
         if shapes not in self._programs:
             self._programs[shapes] = self._compile(state, batch)
-        return self._programs[shapes](state, batch)
+        return self._programs[shapes](state, batch, *self._given)
 
     @property
     def seconds(self) -> float:
@@ -86,7 +89,7 @@ class CompiledStep:
     def _compile(self, state: TrainState, batch: Mapping[str, jax.Array]) -> Any:
         began = time.monotonic()
         with use_mesh(self._plan.mesh, self._plan.rules):
-            program = self._jitted.lower(state, batch).compile()
+            program = self._jitted.lower(state, batch, *self._given).compile()
         (rows, source), target = batch["inputs"].shape, batch["targets"].shape[1]
         compilation = Compilation((rows, source, target), time.monotonic() - began, analysis(program))
         self.compilations.append(compilation)

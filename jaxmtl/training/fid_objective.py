@@ -57,15 +57,40 @@ class FusionLoss:
         Raises:
           InputError: if the batch has no supports field, or is packed.
         """
-        _check(batch)
-        logits: Any = module.apply(
-            variables,
-            *(batch[name] for name in ("support_inputs", "inputs", "targets")),
-            train=dropout_key is not None,
-            rngs=None if dropout_key is None else {"dropout": dropout_key},
-            method=_logits,
-        )
+        logits = fused_logits(module, variables, batch, dropout_key=dropout_key)
         return cross_entropy(logits, batch["targets"], batch["loss_mask"], z_loss=self.z_loss, smoothing=self.smoothing)
+
+
+def fused_logits(
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    batch: Mapping[str, jax.Array],
+    *,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Scores the targets of queries that see supports.
+
+    Args:
+      module: as for `FusionLoss`.
+      variables: as for `FusionLoss`.
+      batch: as for `FusionLoss`.
+      dropout_key: key of dropout; None drops nothing.
+
+    Returns:
+      float32 [M, T, V], logits.
+
+    Raises:
+      InputError: if the batch has no supports field, or is packed.
+    """
+    _check(batch)
+    logits: Any = module.apply(
+        variables,
+        *(batch[name] for name in ("support_inputs", "inputs", "targets")),
+        train=dropout_key is not None,
+        rngs=None if dropout_key is None else {"dropout": dropout_key},
+        method=_logits,
+    )
+    return logits
 
 
 def _check(batch: Mapping[str, jax.Array]) -> None:

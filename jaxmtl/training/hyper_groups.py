@@ -6,26 +6,30 @@ from typing import Any
 
 from jaxmtl.adapters.hyper_config import TRAINED, HyperConfig
 from jaxmtl.models.trees import flat
-from jaxmtl.training.optim import Group
+from jaxmtl.training.optim import Group, Optimizer
 
 BASE, READER = "base/", "reader/"
 """What paths below the model itself and below the reader of instructions begin with."""
 
 
-def groups_of(hyper: HyperConfig, *, base_rate: float = 1.0) -> tuple[Group, ...]:
+def groups_of(
+    hyper: HyperConfig, *, base_rate: float = 1.0, base_optimizer: Optimizer | None = None
+) -> tuple[Group, ...]:
     """Sorts parameters into those that stay as they are, those of the model that are trained, and the hypernetwork's.
 
     Args:
       hyper: says what of the base model is trained, and whether the reader is.
       base_rate: factor on the learning rate for what is trained of the base model.
+      base_optimizer: how that learns; None for as the hypernetwork does.
 
     Returns:
       Groups for `optim.adamw` or `optim.adafactor`; all that matches none learns at rate 1.
     """
     frozen = functools.partial(_is_frozen, hyper)
     groups = [Group(name="frozen", matches=frozen, rate=0.0)] if _freezes(hyper) else []
-    if hyper.base != "nothing" and base_rate != 1.0:
-        groups.append(Group(name="base", matches=lambda path: path.startswith(BASE), rate=base_rate))
+    if hyper.base != "nothing" and (base_rate != 1.0 or base_optimizer is not None):
+        of_base = lambda path: path.startswith(BASE)
+        groups.append(Group(name="base", matches=of_base, rate=base_rate, optimizer=base_optimizer))
     return tuple(groups)
 
 

@@ -20,6 +20,7 @@ from jaxmtl.training.teachers import TaskAdapters, Teacher
 from jaxmtl.types import InputError, unknown_name
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class InstructedLoss:
     """L = c L_pred + λ1 L_kl + λ2 L_ins; the first alone without teachers, which is also what pretraining minimises.
@@ -76,7 +77,7 @@ class InstructedLoss:
           variables: its parameters, {"params": tree}.
           batch: `inputs` int32 [B, S], `targets` int32 [B, T], `loss_mask` float32 [B, T], `instructions` int32 [U, I];
             `instruction_index` int32 [B] unless each row has its own; with teachers `task_ids` int32 [B], and where
-            they do not read instruction and input put together, `teacher_inputs` int32 [B, S'].
+            such a text is there already, `teacher_inputs` int32 [B, S'].
           dropout_key: key of dropout; None drops nothing.
 
         Returns:

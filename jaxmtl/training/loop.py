@@ -23,6 +23,7 @@ from jaxmtl.partitioning import RULES, Rules, batch_sharding, make_mesh
 from jaxmtl.training.compile import Compilation, CompiledStep, compilation_cache_in, peak_memory
 from jaxmtl.training.draws import write_draws
 from jaxmtl.training.early_stopping import Best, EarlyStopping, is_over, judge
+from jaxmtl.training.given import on_mesh, taken_apart
 from jaxmtl.training.interval import IntervalSums
 from jaxmtl.training.memory import readable, state_memory
 from jaxmtl.training.normalisers import Normaliser, batch_tokens
@@ -185,7 +186,7 @@ def train(run: Run) -> Result:
         state, sums, best, writer = begun.state, begun.sums, begun.best, begun.writer
         step = first = int(state.step)
         status = STOPPED_EARLY if is_over(run.early_stopping, best) else FINISHED
-        run_step = CompiledStep(_step_function(run, begun.plan), begun.plan, writer.note)
+        run_step = _compiled_step(run, begun.plan, writer)
         batches = stack.enter_context(_prefetcher(run, begun.plan))
         watch, speed = Watch(sums, run.task_names, begun.store.describe, _observer(run)), Speed()
 
@@ -290,9 +291,14 @@ def _restore(run: Run, plan: Plan, store: Checkpoints, writer: Writer, start: St
     return _Begun(plan, store, writer, sums, state, Best(**progress.get("best", {})))
 
 
-def _step_function(run: Run, plan: Plan) -> Callable[..., Any]:
-    options = dict(num_tasks=len(run.task_names), num_microbatches=run.num_microbatches, normaliser=run.normaliser)
-    return functools.partial(train_step, plan=plan, objective=run.objective, **options)
+def _compiled_step(run: Run, plan: Plan, writer: Writer) -> CompiledStep:
+    sizes = dict(num_tasks=len(run.task_names), num_microbatches=run.num_microbatches)
+    arrays, together = taken_apart(run.objective)
+
+    def step(state: TrainState, batch: Any, *given: Any) -> Any:
+        return train_step(state, batch, plan=plan, objective=together(given), normaliser=run.normaliser, **sizes)
+
+    return CompiledStep(step, plan, writer.note, on_mesh(arrays, plan.mesh))
 
 
 def _observer(run: Run) -> Callable[[LossSums], None]:

@@ -6,6 +6,7 @@ three-dimensional array, which matters to Adafactor's factors and to which leave
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,17 +24,19 @@ Optimizer = Callable[[Schedule, Any], optax.GradientTransformation]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Group:
-    """Parameters that learn at a rate of their own.
+    """Parameters that learn at a rate of their own, or by an optimiser of their own.
 
     Attributes:
       name: what the group is called in errors.
       matches: says of a parameter's path, such as "encoder/attention/query/kernel", whether it belongs here.
       rate: factor on the learning rate; 0 keeps the group as it is, and costs no memory of the optimiser.
+      optimizer: how the group learns, with a clipping of its own; None for the optimiser that has the groups.
     """
 
     name: str
     matches: Callable[[str], bool]
     rate: float = 1.0
+    optimizer: Optimizer | None = None
 
 
 def adamw(
@@ -71,7 +74,7 @@ def adamw(
             steps.append(optax.add_decayed_weights(weight_decay, mask=lambda tree: matrices(tree, stacked)))
         return optax.chain(*_clipping(max_norm), *steps, optax.scale_by_learning_rate(learning_rate))
 
-    return in_groups(of_trained, stacked, groups)
+    return in_groups(of_trained, learning_rate, stacked, groups)
 
 
 def adafactor(
@@ -113,7 +116,7 @@ def adafactor(
         )
         return optax.chain(*_clipping(max_norm), per_layer(per_matrix, stacked))
 
-    return in_groups(of_trained, stacked, groups)
+    return in_groups(of_trained, learning_rate, stacked, groups)
 
 
 def per_layer(inner: optax.GradientTransformation, stacked: Any) -> optax.GradientTransformation:
@@ -157,12 +160,16 @@ def matrices(params: Any, stacked: Any) -> Any:
 
 
 def in_groups(
-    make: Callable[[Any], optax.GradientTransformation], stacked: Any, groups: Sequence[Group]
+    make: Callable[[Any], optax.GradientTransformation],
+    learning_rate: Schedule,
+    stacked: Any,
+    groups: Sequence[Group],
 ) -> optax.GradientTransformation:
-    """Gives groups their rates; what has rate 0 is out of sight of the optimiser: it has no state, and stays as it is.
+    """Gives groups their rates and optimisers; what has rate 0 has no state in any, and stays as it is.
 
     Args:
-      make: builds a transformation of a tree with the given `stacked`.
+      make: builds a transformation of a tree with the given `stacked`, for what has no optimiser of its own.
+      learning_rate: schedule of all optimisers.
       stacked: tree of bools, see the module.
       groups: parameters with rates of their own; the first group that matches counts.
 
@@ -171,19 +178,30 @@ def in_groups(
     """
     if not groups:
         return make(stacked)
-    rate_of = lambda path: next((group.rate for group in groups if group.matches(path)), 1.0)
-    trained = lambda tree: nested({path: leaf for path, leaf in flat(tree).items() if rate_of(path) != 0})
-    inner = make(trained(stacked))
+    rest = Group(name="", matches=lambda path: True)
+    group_of = lambda path: next((group for group in groups if group.matches(path)), rest)
+    learns_by = lambda path: group_of(path).name if group_of(path).optimizer is not None else rest.name
+    part = lambda tree, name: nested(
+        {path: leaf for path, leaf in flat(tree).items() if group_of(path).rate != 0 and learns_by(path) == name}
+    )
+    ways = {group.name: functools.partial(group.optimizer, learning_rate) for group in groups if group.optimizer}
+    inner = {
+        name: way(part(stacked, name)) for name, way in ({rest.name: make} | ways).items() if flat(part(stacked, name))
+    }
 
     def init(params: Any) -> Any:
         _check_groups(groups, params)
-        return inner.init(trained(params))
+        return {name: one.init(part(params, name)) for name, one in inner.items()}
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        made, state = inner.update(trained(updates), state, None if params is None else trained(params))
-        made = {path: leaf * rate_of(path) for path, leaf in flat(made).items()}
+        made: dict[str, Any] = {}
+        after = {}
+        for name, one in inner.items():
+            own = None if params is None else part(params, name)
+            changed, after[name] = one.update(part(updates, name), state[name], own)
+            made |= {path: leaf * group_of(path).rate for path, leaf in flat(changed).items()}
         still = {path: jnp.zeros_like(leaf) for path, leaf in flat(updates).items() if path not in made}
-        return nested({path: (made | still)[path] for path in flat(updates)}), state
+        return nested({path: (made | still)[path] for path in flat(updates)}), after
 
     return optax.GradientTransformation(init, update)
 

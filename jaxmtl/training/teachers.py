@@ -1,12 +1,12 @@
-"""Who a hypernetwork learns from: the model itself with a task's own adapter, or another model, both told in words.
+"""Who a hypernetwork learns from: the model itself with a task's own adapter, or another model.
 
 Letters in shapes: B rows, U instructions, I instruction length, S source length, T target length, V vocab, N tasks, M
 adapters.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, cast
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,9 @@ import numpy as np
 from jaxmtl.adapters import rows
 from jaxmtl.adapters.hyper_model import HyperModel
 from jaxmtl.adapters.lora import Adapter
+from jaxmtl.models.lengths import room
 from jaxmtl.models.shifting import shift_right
+from jaxmtl.training.fid_objective import fused_logits
 from jaxmtl.types import InputError
 
 
@@ -40,6 +42,7 @@ class Teacher(Protocol):
         ...
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TaskAdapters:
     """One adapter for each task that has one; tasks of a category may share theirs.
@@ -90,17 +93,62 @@ def task_adapters(adapters: Mapping[str, Adapter], group_of_task: Sequence[str])
     return TaskAdapters(tree=rows.stack(trees), of_task=of_task)
 
 
+Reads = Callable[[Mapping[str, jax.Array], Any], jax.Array]
+"""Chooses what a teacher reads: (batch, model's config) to int32 [B, S'], padded at the end."""
+
+
+def input_alone(batch: Mapping[str, jax.Array], config: Any) -> jax.Array:
+    """Lets a teacher read what the model reads: for inputs that hold the instruction already, such as P3's.
+
+    Args:
+      batch: a batch.
+      config: not used.
+
+    Returns:
+      int32 [B, S].
+    """
+    return batch["inputs"]
+
+
+def instruction_and_input(batch: Mapping[str, jax.Array], config: Any, *, max_tokens: int = 1024) -> jax.Array:
+    """Lets a teacher read instruction and input as one text, or `teacher_inputs` where a batch has them.
+
+    Args:
+      batch: a batch.
+      config: the model's config.
+      max_tokens: longer texts are cut, as those are that adapters are fitted on; so are those that are too long for the
+        model.
+
+    Returns:
+      int32 [B, at most I + S].
+
+    Source: TAGI, Eq. 5; methods 1.1.
+    """
+    if "teacher_inputs" in batch:
+        return batch["teacher_inputs"]
+    index = batch.get("instruction_index")
+    own = batch["instructions"] if index is None else jnp.take(batch["instructions"], index, axis=0)
+    limits = room(config)
+    together = None if limits.together is None else limits.together - batch["targets"].shape[1]
+    most = min(limit for limit in (max_tokens, limits.inputs, together) if limit is not None)
+    start = getattr(config, "bos_id", None)
+    return joined(own, batch["inputs"], pad_id=config.pad_id, eos_id=config.eos_id, start_id=start, most=most)
+
+
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class AdaptedTeacher:
-    """The base model, which stays as it is, with each task's adapter; it reads instruction and input as one text.
+    """The base model, which stays as it is, with each task's adapter.
 
     Attributes:
       adapters: of the tasks.
+      reads: chooses what it reads.
 
     Source: TAGI, Eq. 5; methods 1.1.
     """
 
     adapters: TaskAdapters
+    reads: Reads = instruction_and_input
 
     def __call__(self, module: HyperModel, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Taught:
         """Returns what the base model predicts with the adapters of the rows' tasks; refuses a base that is trained."""
@@ -108,22 +156,50 @@ class AdaptedTeacher:
             raise InputError(
                 f"the teacher is the model itself with each task's adapter, but {module.hyper.base} of it are trained "
                 "(TRAINED), so that the teacher would move as well; train 'nothing' of it, or let another model teach "
-                "(TEACHER=@hypernet.model_teacher)"
+                "(TEACHER=@teaching.model_teacher)"
             )
         adapters, covered = self.adapters.of_rows(batch["task_ids"])
         params = jax.lax.stop_gradient(variables["params"]["base"])
-        return Taught(_predicted(module.base, rows.variables(params, adapters), batch, module.config), covered)
+        inputs = self.reads(batch, module.config)
+        return Taught(_predicted(module.base, rows.variables(params, adapters), inputs, batch["targets"]), covered)
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ModelTeacher:
-    """Another model, such as Tk-Instruct, that reads instruction and input as one text; it covers all tasks.
+    """Another model, such as Tk-Instruct; it covers all tasks.
 
     Attributes:
       module: the model.
       params: its parameters.
+      reads: chooses what it reads.
 
     Source: methods 1.1.
+    """
+
+    module: nn.Module
+    params: Any
+    reads: Reads = instruction_and_input
+
+    def __call__(self, module: HyperModel, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Taught:
+        """Returns what the other model predicts."""
+        config: Any = cast(Any, self.module).config
+        logits = _predicted(self.module, {"params": self.params}, self.reads(batch, config), batch["targets"])
+        return Taught(logits, jnp.ones(logits.shape[:1], bool))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FusedTeacher:
+    """A model that was meta-trained to read demonstrations (FiD-ICL); it covers all tasks.
+
+    It sees the supports of a batch, which is of one task, and `teacher_inputs`, or `inputs` where there are none.
+
+    Attributes:
+      module: an encoder-decoder.
+      params: its parameters.
+
+    Source: TAGI's teacher for P3; methods 1.1 and 3.6.
     """
 
     module: nn.Module
@@ -131,34 +207,54 @@ class ModelTeacher:
 
     def __call__(self, module: HyperModel, variables: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> Taught:
         """Returns what the other model predicts."""
-        logits = _predicted(self.module, {"params": self.params}, batch, module.config)
+        read = {**batch, "inputs": batch.get("teacher_inputs", batch["inputs"])}
+        logits = jax.lax.stop_gradient(fused_logits(self.module, {"params": self.params}, read))
         return Taught(logits, jnp.ones(logits.shape[:1], bool))
 
 
-def _predicted(model: Any, variables: Mapping[str, Any], batch: Mapping[str, jax.Array], config: Any) -> jax.Array:
-    """Returns the logits of the targets behind `teacher_inputs`, or behind instruction and input put together."""
-    inputs = batch.get("teacher_inputs")
-    if inputs is None:
-        index = batch.get("instruction_index")
-        own = batch["instructions"] if index is None else jnp.take(batch["instructions"], index, axis=0)
-        inputs = joined(own, batch["inputs"], pad_id=config.pad_id, eos_id=config.eos_id)
+def _predicted(model: Any, variables: Mapping[str, Any], inputs: jax.Array, targets: jax.Array) -> jax.Array:
+    """Returns the logits of the targets behind what a teacher reads."""
     first = model.apply(variables, inputs, method="first_tokens")
-    logits = model.apply(variables, inputs, shift_right(batch["targets"], first))
-    return jax.lax.stop_gradient(logits)
+    return jax.lax.stop_gradient(model.apply(variables, inputs, shift_right(targets, first)))
 
 
-def joined(instructions: jax.Array, inputs: jax.Array, *, pad_id: int, eos_id: int) -> jax.Array:
-    """Puts instruction and input together as one text, without padding or an end token between them.
+def joined(
+    instructions: jax.Array,
+    inputs: jax.Array,
+    *,
+    pad_id: int,
+    eos_id: int,
+    start_id: int | None = None,
+    most: int | None = None,
+) -> jax.Array:
+    """Puts instruction and input together as one text, without padding or special tokens between them.
 
     Args:
       instructions: int32 [B, I].
       inputs: int32 [B, S].
       pad_id: token id of padding.
-      eos_id: token id that ends a text; taken from the instruction's end.
+      eos_id: token id that ends a text (of OPT also begins it); taken from the instruction's end.
+      start_id: token id that begins a text, if the vocabulary has another; where both texts begin with such a token,
+        it is taken from the input.
+      most: longer texts are cut to so many tokens, the last of which is that which ended them; None cuts nothing.
 
     Returns:
-      int32 [B, I + S], padded at the end.
+      int32 [B, I + S], or [B, most] if that is less, padded at the end.
     """
-    both = jnp.concatenate([jnp.where(instructions == eos_id, pad_id, instructions), inputs], axis=1)
-    order = jnp.argsort(both == pad_id, axis=1, stable=True)
-    return jnp.take_along_axis(both, order, axis=1)
+    place = jnp.arange(instructions.shape[1])
+    is_end = (instructions == eos_id) & (place == _last(instructions, pad_id))
+    own = jnp.where(is_end, pad_id, instructions)
+    begins = (inputs[:, 0] == own[:, 0]) & ((inputs[:, 0] == eos_id) | (inputs[:, 0] == start_id))
+    is_start = begins[:, None] & (jnp.arange(inputs.shape[1]) == 0)
+    both = jnp.concatenate([own, jnp.where(is_start, pad_id, inputs)], axis=1)
+    text = jnp.take_along_axis(both, jnp.argsort(both == pad_id, axis=1, stable=True), axis=1)
+    if most is None or text.shape[1] <= most:
+        return text
+    end = jnp.take_along_axis(text, _last(text, pad_id), axis=1)[:, 0]
+    is_cut = text[:, most] != pad_id
+    return text[:, :most].at[:, -1].set(jnp.where(is_cut & (end == eos_id), eos_id, text[:, most - 1]))
+
+
+def _last(ids: jax.Array, pad_id: int) -> jax.Array:
+    """Returns the place of the last token of each row that is not padding, int32 [B, 1]."""
+    return jnp.maximum((ids != pad_id).sum(axis=1, keepdims=True) - 1, 0)

@@ -13,7 +13,7 @@ from short_runs import SHORT, evaluate_words
 from jaxmtl.adapters import hyper_presets
 from jaxmtl.adapters.hyper_model import HyperModel
 from jaxmtl.adapters.lora import LoRA
-from jaxmtl.commands import fit_adapters, hypernet
+from jaxmtl.commands import fit_adapters, hypernet, teaching
 from jaxmtl.evals import instructed
 from jaxmtl.feed.store import TokenStore
 from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
@@ -22,6 +22,7 @@ from jaxmtl.models.initial import abstract_params
 from jaxmtl.models.trees import flat
 from jaxmtl.partitioning import make_mesh
 from jaxmtl.tasks import catalog, prompts
+from jaxmtl.training import teachers
 from jaxmtl.training.hyper_objective import InstructedLoss
 from jaxmtl.types import InputError
 from jaxmtl.weights import load_pretrained, save_pretrained
@@ -113,6 +114,21 @@ def test_tasks_that_are_learned_by_name_are_validated_by_their_numbers(run_dir, 
     assert any("validation/loss" in line for line in lines)
 
 
+@pytest.mark.long
+def test_a_model_that_reads_demonstrations_teaches_a_hypernetwork(run_dir, instructed_store, tmp_path):
+    few = ["--gin.SUPPORTS=4", "--gin.QUERIES=4", "--gin.STEPS=2", f"--gin.TEACHER_PRETRAINED={run_dir}"]
+    few += ["--gin.icl_format.Format.query_token='<extra_id_0>'"]
+    words = hyper_words(run_dir, instructed_store, tmp_path / "fused", "--gin_file=runs/fid_teacher.gin", *few)
+    assert main([*words, "--gin.BASE_OPTIMIZER=@base/optim.adafactor", "--gin.TRAINED='norms and embeddings'"]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "fused" / "metrics.jsonl").read_text().splitlines()]
+    terms = {name for line in lines for name in line if name.startswith("train/term/")}
+    assert terms == {"train/term/target", "train/term/teacher"}, "no adapters, no distance of updates"
+    assert lines[-1]["train/term/teacher"] > 0
+    before, (after, _) = load_pretrained(run_dir), load_hyper_run(tmp_path / "fused")
+    moved = {path for path, leaf in flat(after.params).items() if not np.array_equal(leaf, flat(before.params)[path])}
+    assert moved and all("norm" in path or "token_embedding" in path for path in moved)
+
+
 def test_a_reader_has_the_words_of_the_model(run_dir, other_store, tmp_path):
     base = load_pretrained(run_dir)
     save_pretrained(tmp_path / "other", dataclasses.replace(base, tokenizer=TokenStore(other_store).tokenizer()))
@@ -181,10 +197,11 @@ def test_adapters_count_only_once_they_are_whole(tmp_path):
 def test_without_teachers_or_weights_only_targets_count(instructed_store):
     store = TokenStore(instructed_store)
     options = dict(store=store, names=store.task_names("train"), path="nowhere", group=fit_adapters.category)
-    plain = hypernet.taught_loss(**options, make_teacher=hypernet.adapted_teacher, z_loss=0.5)
+    adapted = functools.partial(teaching.adapted_teacher, reads=teachers.instruction_and_input)
+    plain = teaching.taught_loss(**options, make_teacher=adapted, z_loss=0.5)
     assert (plain.teacher, plain.updates, plain.z_loss) == (None, None, 0.5)
     nothing = dict(teachers="nowhere", teacher_weight=0.0, update_weight=0.0)
-    assert isinstance(hypernet.taught_loss(**options, make_teacher=hypernet.adapted_teacher, **nothing), InstructedLoss)
+    assert isinstance(teaching.taught_loss(**options, make_teacher=adapted, **nothing), InstructedLoss)
 
 
 def test_a_store_without_instructions_and_other_mistakes_are_refused_in_one_line(

@@ -10,8 +10,9 @@ import tokenizers as hf_tokenizers
 
 from jaxmtl import tokenizers
 from jaxmtl.evals.icl_format import Format, encode_demonstrations, encode_queries
-from jaxmtl.feed.supports import Writing, support_stream
-from jaxmtl.feed.tokenise import Preprocessing, cache_tasks
+from jaxmtl.feed.supports import Writing, instructed_queries, support_stream
+from jaxmtl.feed.tokenise import Preprocessing, cache_tasks, cut
+from jaxmtl.tasks import prompts
 from jaxmtl.tasks.spec import Demonstration
 from jaxmtl.types import InputError
 from jaxmtl.weights import Pretrained
@@ -55,6 +56,26 @@ def test_supports_and_queries_are_written_as_in_evaluation(plain_store, tasks, t
         np.testing.assert_array_equal(batch["loss_mask"], batch["targets"] != 0)
         places = {known.index(row) for row in supports} | set(batch["example_ids"].tolist())
         assert len(places) == 10  # nobody is asked about what is shown
+
+
+def test_a_teacher_reads_written_queries_and_the_model_inputs_and_instructions(tasks, tokenizer, tmp_path):
+    how = Preprocessing(
+        prompt=lambda task, example, **options: example.inputs,
+        max_input_tokens=96,
+        max_target_tokens=32,
+        instruction=functools.partial(prompts.definition_only, max_tokens=30),
+    )
+    store = cache_tasks(tasks, ["train"], tmp_path / "store", how, tokenizer)
+    plain, instructed = make(store), make(store, asked=instructed_queries)
+    for written, batch in itertools.islice(zip(plain, instructed, strict=True), 4):
+        np.testing.assert_array_equal(batch["teacher_inputs"], written["inputs"])
+        del written["inputs"]
+        assert_equal({name: batch[name] for name in written}, written)
+        examples = store.examples(NAMES[batch["task_ids"][0]], "train")
+        for row, place in enumerate(batch["example_ids"]):
+            own, instruction = batch["inputs"][row], batch["instructions"][row]
+            assert own[own != 0].tolist() == cut(examples.row(int(place))[0].tolist(), 40, 1)
+            assert instruction[instruction != 0].tolist() == examples.instruction(int(place)).tolist()
 
 
 @pytest.mark.parametrize("special", [False, True])

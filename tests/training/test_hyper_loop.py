@@ -36,7 +36,7 @@ def run_of(folder, **options):
     given = dict(
         module=module,
         objective=InstructedLoss(),
-        stream=SharedInstructions(ToyStream(instructed), multiple=4),
+        stream=SharedInstructions(ToyStream(instructed), pad_id=0, multiple=4),
         optimizer=functools.partial(optim.adafactor, groups=groups_of(module.hyper)),
         mesh=make_mesh(data=1),
         num_steps=4,
@@ -52,7 +52,7 @@ def test_a_hypernetwork_trains_in_the_loop_and_a_resumed_run_is_the_unbroken_one
         return instructed(index, batch)
 
     def run(folder, change=instructed):
-        writer, stream = Recorder(), SharedInstructions(ToyStream(change), multiple=4)
+        writer, stream = Recorder(), SharedInstructions(ToyStream(change), pad_id=0, multiple=4)
         options = dict(writer=writer, stream=stream, checkpoints=CheckpointPolicy(every=2), log_every=4)
         return writer, lambda: train(run_of(tmp_path / folder, **options))
 
@@ -91,8 +91,8 @@ def test_batches_of_one_shape_may_share_more_or_fewer_instructions(tmp_path):
         alike = np.repeat(batch["instructions"][:1], len(batch["inputs"]), axis=0)
         return batch | {"instructions": alike} if index % 2 else batch
 
-    drawn = SharedInstructions(ToyStream(change))
+    drawn = SharedInstructions(ToyStream(change), pad_id=0)
     counts = [len(next(drawn)["instructions"]) for _ in range(2)]
     assert counts[0] > counts[1]
-    result = train(run_of(tmp_path, stream=SharedInstructions(ToyStream(change))))
+    result = train(run_of(tmp_path, stream=SharedInstructions(ToyStream(change), pad_id=0)))
     assert (result.status, len(result.compilations)) == ("finished", 2)

@@ -3,26 +3,42 @@
 import dataclasses
 import functools
 
+import hypothesis
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hyper_toy import BASE, LORA, random_like, toy
+from hyper_toy import BASE, LAYERS, LORA, SIZES, T5_CONFIG, random_like, toy
 
 from jaxmtl.adapters.distill import divergence, update_distance
 from jaxmtl.adapters.hyper_config import GeneratorConfig, HyperConfig
 from jaxmtl.adapters.hyper_model import HyperModel
 from jaxmtl.adapters.lora import init_adapter
+from jaxmtl.feed.instructions import joined_ids
+from jaxmtl.feed.tokenise import cut
+from jaxmtl.models.bart_config import BARTConfig
+from jaxmtl.models.gpt_config import OPTConfig
 from jaxmtl.models.trees import flat
 from jaxmtl.partitioning import make_mesh
 from jaxmtl.training import optim
+from jaxmtl.training.given import taken_apart
 from jaxmtl.training.hyper_groups import groups_of, parameter_table
 from jaxmtl.training.hyper_objective import InstructedLoss, _answered
-from jaxmtl.training.objectives import cross_entropy
+from jaxmtl.training.objectives import EncoderDecoderLoss, cross_entropy
 from jaxmtl.training.schedules import constant
 from jaxmtl.training.state import first_state, make_plan, scratch_params
 from jaxmtl.training.step import sum_rows, train_step
-from jaxmtl.training.teachers import AdaptedTeacher, ModelTeacher, Taught, joined, task_adapters
+from jaxmtl.training.teachers import (
+    AdaptedTeacher,
+    FusedTeacher,
+    ModelTeacher,
+    Taught,
+    input_alone,
+    instruction_and_input,
+    joined,
+    task_adapters,
+)
 from jaxmtl.types import InputError, UnknownNameError
 
 CONFIG = HyperConfig(outputs=(LORA,), generator=GeneratorConfig(hidden=6))
@@ -89,6 +105,68 @@ def test_instruction_and_input_become_one_text():
     for row in range(4):
         expected = text(row)
         np.testing.assert_array_equal(found[row], np.pad(expected, (0, 11 - len(expected))))
+
+
+TEXTS = st.lists(st.integers(5, 9), max_size=6)
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(TEXTS, TEXTS, st.sampled_from([((), 1), ((2,), 1), ((1,), 1)]), st.integers(2, 20))
+def test_the_text_is_what_adapters_are_fitted_on(instruction, inputs, around, most):
+    start, end = around  # T5's, BART's, and OPT's way to begin a text
+    framed = [np.array([*start, *words, end], np.int32) for words in (instruction, inputs)]
+    pages = [np.pad(row, (0, 9 - len(row)))[None] for row in framed]
+    found = joined(*pages, pad_id=0, eos_id=end, start_id=2, most=most)
+    expected = cut(joined_ids(*framed, start, end), most, end)
+    np.testing.assert_array_equal(found[0], np.pad(expected, (0, min(most, 18) - len(expected))))
+
+
+def test_a_teacher_reads_no_more_than_its_model_has_room_for():
+    config = BARTConfig(**SIZES, **LAYERS, max_positions=8, pad_id=0, eos_id=1, bos_id=2)
+    assert instruction_and_input(BATCH, config).shape == (4, 8)
+    assert instruction_and_input(BATCH, config, max_tokens=5).shape == (4, 5)
+    together = OPTConfig(**SIZES, num_layers=1, max_positions=9, pad_id=0, eos_id=1)
+    assert instruction_and_input(BATCH, together).shape == (4, 7), "three tokens of target, the last is not read"
+    assert instruction_and_input(BATCH, T5_CONFIG).shape == (4, 11)
+    np.testing.assert_array_equal(input_alone(BATCH, config), BATCH["inputs"])
+
+
+def test_a_model_that_reads_demonstrations_may_teach():
+    supports = np.array([[31, 32, 1, 0, 0], [33, 34, 35, 36, 1]], np.int32)
+    batch = BATCH | {"support_inputs": supports, "task_ids": np.zeros(4, np.int32)}
+    params, (module, own) = random_like(BASE, seed=3), toy(CONFIG)
+    teacher = FusedTeacher(module=BASE, params=params)
+    found = jax.jit(lambda batch: teacher(module, {"params": own}, batch))(batch)
+    assert np.all(found.covered)
+    call = jax.jit(lambda *args, method: BASE.apply({"params": params}, *args, method=method), static_argnames="method")
+    decoder_inputs = np.pad(BATCH["targets"][:, :-1], ((0, 0), (1, 0)))
+    for row in range(4):
+        texts = [ids[ids != 0][None] for ids in (*supports, BATCH["inputs"][row])]
+        memory = np.concatenate([call(ids, method="encode") for ids in texts], axis=1)
+        seen = np.ones(memory.shape[:2], bool)
+        alone = call(decoder_inputs[row : row + 1], memory, seen, method="decode")
+        np.testing.assert_allclose(found.logits[row], alone[0], atol=5e-5)  # float32 sums in another order
+    with pytest.raises(InputError, match="needs 'support_inputs' as well"):
+        teacher(module, {"params": own}, BATCH)
+
+
+def test_arrays_of_teachers_are_arguments_of_a_step():
+    whole = InstructedLoss(
+        teacher=ModelTeacher(module=BASE, params=random_like(BASE, seed=3)), updates=teachers(), distance="update"
+    )
+    arrays, together = taken_apart(whole)
+    assert sum(leaf.size for leaf in arrays) > sum(leaf.size for leaf in jax.tree.leaves(whole.teacher.params))
+    module, params = toy(CONFIG)
+    run = lambda arrays, params: together(arrays)(module, {"params": params}, BATCH).objective
+    abstract = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in arrays]
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    constants = jax.make_jaxpr(run)(abstract, shapes).consts
+    assert max((np.size(leaf) for leaf in constants), default=0) <= BATCH["instructions"].size + BATCH["inputs"].size
+    np.testing.assert_allclose(
+        jax.jit(run)(arrays, params), whole(module, {"params": params}, BATCH).objective, rtol=1e-5
+    )
+    plain, same = taken_apart(EncoderDecoderLoss())
+    assert not plain and same([]) == EncoderDecoderLoss()
 
 
 @pytest.mark.long

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,6 +130,36 @@ def test_what_is_frozen_is_not_in_the_optimisers_state_nor_in_the_norm(make):
     alone = make(RATE, stacked["net"], max_norm=1.0)
     expected, _ = alone.update(grads["net"], alone.init(params["net"]), params["net"])
     jax.tree.map(np.testing.assert_array_equal, updates["net"], expected)
+
+
+def test_a_group_may_learn_by_an_optimiser_of_its_own():
+    params = {"base": {"kernel": jnp.full((4, 4), 2.0)}, "network": {"kernel": jnp.ones((4, 4))}, "still": jnp.ones(3)}
+    stacked = jax.tree.map(lambda leaf: False, params)
+    grads = jax.tree.map(lambda leaf: leaf * jnp.linspace(0.1, 1.0, leaf.size).reshape(leaf.shape), params)
+    groups = (
+        optim.Group(name="still", matches=lambda path: path == "still", rate=0.0),
+        optim.Group(
+            name="base",
+            matches=lambda path: path.startswith("base/"),
+            rate=0.5,
+            optimizer=functools.partial(optim.adafactor, min_factored_size=4),
+        ),
+    )
+    both = optim.adamw(RATE, stacked, max_norm=0.1, groups=groups)
+    state = both.init(params)
+    alone = {
+        "base": optim.adafactor(RATE, {"kernel": False}, min_factored_size=4),
+        "network": optim.adamw(RATE, {"kernel": False}, max_norm=0.1),
+    }
+    states = {name: one.init(params[name]) for name, one in alone.items()}
+    for _ in range(3):
+        updates, state = both.update(grads, state, params)
+        for name, one in alone.items():
+            expected, states[name] = one.update(grads[name], states[name], params[name])
+            share = 0.5 if name == "base" else 1.0
+            np.testing.assert_array_equal(updates[name]["kernel"], share * expected["kernel"])
+        assert not np.any(updates["still"])
+        params = jax.tree.map(jnp.add, params, updates)
 
 
 def test_groups_that_leave_nothing_to_train_are_refused():

@@ -1,0 +1,51 @@
+"""Arrays that an objective holds, such as the parameters of teachers: arguments of the compiled step.
+
+As constants they would be written into the program of every shape of batches, and be compiled with it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from jaxmtl.partitioning import replicated
+from jaxmtl.training.objectives import Objective
+
+
+def taken_apart(objective: Objective) -> tuple[list[jax.Array], Callable[[Sequence[Any]], Objective]]:
+    """Takes the arrays out of an objective.
+
+    Args:
+      objective: a tree whose leaves are arrays and all else that it is made of; a class that is not registered as a
+        tree is a leaf without arrays.
+
+    Returns:
+      The arrays, and what puts an objective together again from arrays in their places.
+    """
+    leaves, structure = jax.tree.flatten(objective)
+    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))]
+
+    def together(arrays: Sequence[Any]) -> Objective:
+        whole = list(leaves)
+        for place, array in zip(places, arrays, strict=True):
+            whole[place] = array
+        return jax.tree.unflatten(structure, whole)
+
+    return [leaves[place] for place in places], together
+
+
+def on_mesh(arrays: Sequence[Any], mesh: Mesh) -> list[jax.Array]:
+    """Puts arrays on the devices of a mesh: those that lie there stay as they are, of others each device gets a copy.
+
+    Args:
+      arrays: of one process or of a mesh.
+      mesh: the devices.
+    """
+    return [array if _is_on(array, mesh) else jax.device_put(array, replicated(mesh)) for array in arrays]
+
+
+def _is_on(array: Any, mesh: Mesh) -> bool:
+    sharding = getattr(array, "sharding", None)
+    return isinstance(sharding, NamedSharding) and sharding.mesh == mesh
