@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from jax.sharding import Mesh
 
     from jaxmtl.adapters.lora import LoRA
-    from jaxmtl.feed.store import TokenStore
+    from jaxmtl.feed.store import Examples, TokenStore
     from jaxmtl.training.fit_rows import Fit
     from jaxmtl.training.fitting import Fitted, Schedule
     from jaxmtl.weights import Pretrained
 
 HELP = "fit a LoRA adapter to each category of tasks, many at once"
 TAKES_GIN = True
-VERSION = 1
+VERSION = 2
 """Counted up when the same settings would give other adapters, so that old ones are not taken for new ones."""
 FITS = "fits.json"
+Reads = Callable[..., list[list[int]]]
+"""Chooses what adapters learn from: see `instruction_and_input`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,6 +78,37 @@ def task(task: str, category: str) -> str:
     return task
 
 
+def instruction_and_input(
+    examples: "Examples", inputs: "Sequence[np.ndarray]", start: Sequence[int], end: int
+) -> list[list[int]]:
+    """Lets adapters learn from instruction and input as one text, or from inputs alone where there are no instructions.
+
+    Args:
+      examples: of a task.
+      inputs: [n], their inputs.
+      start: what `special_tokens.around_texts` gives before a text.
+      end: id that ends a text.
+
+    Returns:
+      What is read, [n].
+    """
+    from jaxmtl.feed.instructions import joined_ids
+
+    if not examples.has_instructions:
+        return input_alone(examples, inputs, start, end)
+    return [joined_ids(examples.instruction(row), own, start, end) for row, own in enumerate(inputs)]
+
+
+def input_alone(
+    examples: "Examples", inputs: "Sequence[np.ndarray]", start: Sequence[int], end: int
+) -> list[list[int]]:
+    """Lets adapters learn from inputs that hold the instruction already, such as P3's.
+
+    Args and Returns: as in `instruction_and_input`.
+    """
+    return [own.tolist() for own in inputs]
+
+
 def folder_of(group: str) -> str:
     """Returns the name of a group's folder: letters, digits, "." and "-", everything else as "_".
 
@@ -96,6 +129,7 @@ def fit(
     seed: int = 0,
     split: str = "train",
     group: Callable[..., str] = category,
+    reads: Reads = instruction_and_input,
     max_input_tokens: int = 1024,
     dtype: str = "float32",
     mesh: "Mesh | None" = None,
@@ -105,7 +139,7 @@ def fit(
 
     Args:
       path: the model that is adapted, what `load_pretrained` takes.
-      store: the tokenised examples; where it has instructions, adapters learn from instruction and input as one text.
+      store: the tokenised examples.
       run_dir: where adapters go.
       lora: what the adapters are made of.
       schedule: how long and in which portions each is trained.
@@ -113,7 +147,8 @@ def fit(
       seed: decides starts, orders and dropout.
       split: split to learn.
       group: (task, category) to the name of the group whose adapter the task trains.
-      max_input_tokens: instruction and input are cut to this many ids.
+      reads: `instruction_and_input` or `input_alone`.
+      max_input_tokens: what is read is cut to this many ids.
       dtype: dtype of the model's weights and activations.
       mesh: devices that share the fits; the default device if None.
       operative_text: gives the config with all values used, written to `config.gin`.
@@ -134,12 +169,15 @@ def fit(
     root, groups = pathlib.Path(run_dir), grouped(store, split, group)
     options: dict[str, Any] = dict(learning_rate=learning_rate, seed=seed, max_input_tokens=max_input_tokens)
     made_with = dict(version=VERSION, weights_hash=pretrained.hash, lora=dataclasses.asdict(lora), **options)
+    made_with["reads"] = reads.__name__
     made_with |= dict(epochs=schedule.epochs, steps=schedule.steps, batch_size=schedule.batch_size)
     keys = {name: _key(store, split, tasks, made_with) for name, tasks in groups.items()}
     kept = {name: entry for name, entry in _read(root / FITS).items() if entry.get("key") == keys.get(name)}
     _write(root / FITS, kept)
     write_whole(root / "config.gin", operative_text())
-    fits = [fit_of_tasks(store, split, name, groups[name], **options) for name in groups if name not in kept]
+    fits = [
+        fit_of_tasks(store, split, name, groups[name], **options, reads=reads) for name in groups if name not in kept
+    ]
     for one, fitted in _fitted(pretrained, fits, lora, schedule, mesh):
         save_adapter(root / folder_of(one.name), fitted.learnt, pretrained)
         kept[one.name] = _entry(keys[one.name], one, fitted)
@@ -194,6 +232,7 @@ def fit_of_tasks(
     learning_rate: float,
     seed: int,
     max_input_tokens: int,
+    reads: Reads = instruction_and_input,
 ) -> "Fit":
     """Puts the examples of a group's tasks together.
 
@@ -204,12 +243,12 @@ def fit_of_tasks(
       tasks: its tasks.
       learning_rate: rate of every step.
       seed: decides start, order and dropout.
-      max_input_tokens: instruction and input are cut to this many ids.
+      max_input_tokens: what is read is cut to this many ids.
+      reads: as in `fit`.
 
     Returns:
       What is to be fitted.
     """
-    from jaxmtl.feed.instructions import joined_ids
     from jaxmtl.feed.special_tokens import around_texts
     from jaxmtl.feed.tokenise import cut
     from jaxmtl.training.fit_rows import Fit
@@ -220,11 +259,7 @@ def fit_of_tasks(
     for task_name in tasks:
         examples = store.examples(task_name, split)
         sources, own_targets = examples.rows(range(len(examples)))
-        if examples.has_instructions:
-            texts = [joined_ids(examples.instruction(row), own, start, end) for row, own in enumerate(sources)]
-        else:
-            texts = [source.tolist() for source in sources]
-        inputs += [cut(text, max_input_tokens, end) for text in texts]
+        inputs += [cut(text, max_input_tokens, end) for text in reads(examples, sources, start, end)]
         targets += own_targets
     return Fit(name=name, inputs=inputs, targets=targets, learning_rate=learning_rate, seed=seed)
 

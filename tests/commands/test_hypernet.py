@@ -175,6 +175,8 @@ def test_teachers_read_instruction_and_input_as_one_text(instructed_store):
     text = store.tokenizer().decode(list(examples.instruction(0))) + " " + store.tokenizer().decode(examples.row(0)[0])
     assert store.tokenizer().decode(fit.inputs[0]).split() == text.split()
     assert fit.inputs[0].count(store.manifest.vocabulary.eos) == 1
+    alone = fit_adapters.fit_of_tasks(store, "train", "group", [name], 0.1, 0, 1024, fit_adapters.input_alone)
+    assert alone.inputs == [examples.row(row)[0].tolist() for row in range(len(examples))]
     short = fit_adapters.fit_of_tasks(store, "train", "group", [name], 0.1, 0, 10)
     assert {len(ids) for ids in short.inputs} == {10}
 
