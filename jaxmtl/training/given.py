@@ -43,7 +43,8 @@ def on_mesh(arrays: Sequence[Any], mesh: Mesh) -> list[jax.Array]:
       arrays: of one process or of a mesh.
       mesh: the devices.
     """
-    return [array if _is_on(array, mesh) else jax.device_put(array, replicated(mesh)) for array in arrays]
+    # What lies on one device of this process cannot be put on devices of others; what is in its memory can.
+    return [array if _is_on(array, mesh) else jax.device_put(np.asarray(array), replicated(mesh)) for array in arrays]
 
 
 def _is_on(array: Any, mesh: Mesh) -> bool:
