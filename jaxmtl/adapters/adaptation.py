@@ -42,6 +42,11 @@ class Adaptation:
         """Returns the same with another memory."""
         return Adaptation(generated=self.generated, fusion=self.fusion, memory=memory, mask=self.mask, scale=self.scale)
 
+    def without_updates(self) -> "Adaptation":
+        """Returns the same without low-rank updates: what is left where they are merged into the kernels."""
+        others = {name: tree for name, tree in self.generated.items() if name != LORA}
+        return dataclasses.replace(self, generated=others)
+
     def collections(self, index: jax.Array) -> dict[str, Any]:
         """Gives each row what its instruction became.
 

@@ -78,11 +78,16 @@ class Adapter:
     @property
     def targets(self) -> tuple[str, ...]:
         """Paths of the layers that it changes, sorted."""
-        return tuple(sorted(path.removesuffix("/a") for path in flat(self.tree) if path.endswith("/a")))
+        return changed(self.tree)
 
     def collection(self) -> Any:
         """Returns the tree as a model reads it in the collection "lora": the scale is part of `b`."""
         return scaled(self.tree, self.scale)
+
+
+def changed(tree: Any) -> tuple[str, ...]:
+    """Returns the paths of the layers that a tree of adapters changes, sorted."""
+    return tuple(sorted(path.removesuffix("/a") for path in flat(tree) if path.endswith("/a")))
 
 
 def scaled(tree: Any, scale: jax.Array | float) -> Any:
@@ -185,11 +190,26 @@ def merge(params: Any, adapter: Adapter, *, sign: float = 1.0) -> Any:
     Returns:
       New parameters of the same dtypes; the sum is taken in float32.
     """
-    leaves, merged = flat(adapter.tree), flat(params)
-    for path in adapter.targets:
+    return with_updates(params, scaled(adapter.tree, sign * adapter.scale))
+
+
+def with_updates(params: Any, tree: Any) -> Any:
+    """Adds low-rank updates to the kernels that they change.
+
+    Args:
+      params: the model's parameters, or those that are changed.
+      tree: `a` [L, in, R] and `b` [L, R, out] of each layer that is changed, as a model reads them: the scale is part
+        of `b`.
+
+    Returns:
+      New parameters of the same dtypes; products and sums are those of float32.
+    """
+    leaves, merged = flat(tree), flat(params)
+    exact: dict[str, Any] = dict(precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+    for path in changed(tree):
         kernel = merged[f"{path}/kernel"]
-        update = jnp.matmul(leaves[f"{path}/a"], leaves[f"{path}/b"], preferred_element_type=jnp.float32)
-        merged[f"{path}/kernel"] = (kernel.astype(jnp.float32) + sign * adapter.scale * update).astype(kernel.dtype)
+        update = jnp.matmul(leaves[f"{path}/a"], leaves[f"{path}/b"], **exact)
+        merged[f"{path}/kernel"] = (kernel.astype(jnp.float32) + update).astype(kernel.dtype)
     return nested(merged)
 
 

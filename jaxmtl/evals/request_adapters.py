@@ -13,8 +13,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxmtl.adapters import rows as adapter_rows
 from jaxmtl.adapters.adaptation import Adaptation, Instructed
-from jaxmtl.adapters.lora import Adapter, check_adapter
+from jaxmtl.adapters.lora import Adapter, changed, check_adapter, scaled
 from jaxmtl.evals import requests
+from jaxmtl.evals.merging import LastMerged, worth_merging
 from jaxmtl.models.low_rank import COLLECTION
 from jaxmtl.models.trees import flat, nested
 from jaxmtl.types import InputError
@@ -28,12 +29,16 @@ class RequestAdapters:
     Attributes:
       tree: leaves [N, L, in, R] and [N, L, R, out], the scale part of the latter; without N where one serves all.
       index: int32 [n], the adapter of each request; None where one serves all.
+      num_requests: n.
       mesh: devices that the tree is copied to; None for the default device.
+      merged: parameters that one of the adapters is merged into.
     """
 
     tree: Any
     index: np.ndarray | None
+    num_requests: int
     mesh: Mesh | None
+    merged: LastMerged = dataclasses.field(default_factory=LastMerged)
 
     def collections(self, rows: np.ndarray, num_rows: int) -> dict[str, Any]:
         """Gives a batch the collections that a model reads beside its parameters; arguments as in `of_rows`."""
@@ -53,6 +58,19 @@ class RequestAdapters:
             return self.tree
         return _gathered(self.tree, requests.place(_of_batch(self.index, rows, num_rows), self.mesh))
 
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths of the layers that are changed."""
+        return changed(self.tree)
+
+    def updates(self, number: int) -> Any:
+        """Returns the low-rank updates of an adapter as a model reads them."""
+        return self.tree if self.index is None else _of_one(self.tree, number)
+
+    def beside_updates(self, number: int, num_rows: int) -> dict[str, Any]:
+        """Returns what an adapter does besides: nothing; arguments as in `RequestInstructions.beside_updates`."""
+        return {}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RequestInstructions:
@@ -62,11 +80,18 @@ class RequestInstructions:
       adaptation: of U instructions.
       index: int32 [n], the instruction of each request.
       mesh: devices that it is copied to; None for the default device.
+      merged: parameters that the updates of one of the instructions are merged into.
     """
 
     adaptation: Adaptation
     index: np.ndarray
     mesh: Mesh | None
+    merged: LastMerged = dataclasses.field(default_factory=LastMerged)
+
+    @property
+    def num_requests(self) -> int:
+        """Returns n."""
+        return len(self.index)
 
     def collections(self, rows: np.ndarray, num_rows: int) -> dict[str, Any]:
         """Gives a batch the collections that a model reads; one instruction serves all rows without being repeated.
@@ -81,8 +106,31 @@ class RequestInstructions:
         index = requests.place(_of_batch(self.index, rows, num_rows), self.mesh)
         generated = self.adaptation.generated
         is_one = self.adaptation.mask.shape[0] == 1
-        taken = jax.tree.map(lambda leaf: leaf[0], generated) if is_one else _gathered(generated, index)
+        taken = _of_one(generated, 0) if is_one else _gathered(generated, index)
         return self.adaptation.collections_with(taken, index)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Paths of the layers that have low-rank updates; empty if none has."""
+        return changed(self.adaptation.generated.get(COLLECTION, {}))
+
+    def updates(self, number: int) -> Any:
+        """Returns the low-rank updates of an instruction as a model reads them."""
+        return scaled(_of_one(self.adaptation.generated[COLLECTION], number), self.adaptation.scale)
+
+    def beside_updates(self, number: int, num_rows: int) -> dict[str, Any]:
+        """Gives a batch all that an instruction does but its low-rank updates, once for all rows.
+
+        Args:
+          number: the instruction that all rows follow.
+          num_rows: rows B of the batch.
+
+        Returns:
+          The collections that a model reads.
+        """
+        others = self.adaptation.without_updates()
+        index = requests.place(np.full(num_rows, number, np.int32), self.mesh)
+        return others.collections_with(_of_one(others.generated, number), index)
 
 
 Requested = RequestAdapters | RequestInstructions
@@ -122,10 +170,10 @@ def request_adapters(
     mesh = requests.mesh_of(pretrained.params)
     trees = [one.collection() for one in slots.values()]
     if len(trees) == 1:
-        return RequestAdapters(tree=_placed(trees[0], mesh), index=None, mesh=mesh)
+        return RequestAdapters(tree=_placed(trees[0], mesh), index=None, num_requests=num_requests, mesh=mesh)
     place = {key: slot for slot, key in enumerate(slots)}
     index = np.array([place[id(one)] for one in listed], np.int32)
-    return RequestAdapters(tree=_placed(_stacked(trees), mesh), index=index, mesh=mesh)
+    return RequestAdapters(tree=_placed(_stacked(trees), mesh), index=index, num_requests=num_requests, mesh=mesh)
 
 
 def batch_variables(
@@ -133,14 +181,21 @@ def batch_variables(
 ) -> dict[str, Any]:
     """Returns what the module is applied to for a batch: the parameters, and the adapters of its rows.
 
+    Where all rows use one adapter, its low-rank updates are merged into the parameters if that pays: `worth_merging`.
+
     Args:
       pretrained: the model.
       adapters: of all requests; None for none.
       rows: which requests the batch holds.
       num_rows: rows B of the batch.
     """
-    collections = {} if adapters is None else adapters.collections(rows, num_rows)
-    return {"params": pretrained.params} | collections
+    if adapters is None:
+        return {"params": pretrained.params}
+    number = _only(adapters.index, rows)
+    if number is None or not _is_merged(pretrained, adapters, number, len(rows)):
+        return {"params": pretrained.params} | adapters.collections(rows, num_rows)
+    params = adapters.merged.params(pretrained.params, number, adapters.updates)
+    return {"params": params} | adapters.beside_updates(number, num_rows)
 
 
 def check_count(adapters: Requested | None, num_requests: int) -> None:
@@ -165,11 +220,31 @@ def _instructed(pretrained: Pretrained, instructed: Instructed, num_requests: in
     return RequestInstructions(adaptation=adaptation, index=instructed.index, mesh=mesh)
 
 
+def _only(index: np.ndarray | None, rows: np.ndarray) -> int | None:
+    """Returns the adapter of all rows of a batch; None if they differ."""
+    used = [0] if index is None else np.unique(index[rows])
+    return int(used[0]) if len(used) == 1 else None
+
+
+def _is_merged(pretrained: Pretrained, adapters: Requested, number: int, num_rows: int) -> bool:
+    """Returns whether the adapter of all rows of a batch is merged: it is already, or pays for the requests at hand."""
+    if adapters.merged.holds(pretrained.params, number):
+        return True
+    # Between batches of one adapter there may be others, so only its own rows count, unless it serves all requests.
+    serves_all = adapters.index is None or bool(np.all(adapters.index == number))
+    return worth_merging(pretrained, adapters.paths, adapters.num_requests if serves_all else num_rows)
+
+
 def _of_batch(index: np.ndarray, rows: np.ndarray, num_rows: int) -> np.ndarray:
     """Returns int32 [B], what the rows of a batch use of what requests use, [n]."""
     of_batch = np.full(num_rows, index[rows[0]], np.int32)
     of_batch[: len(rows)] = index[rows]
     return of_batch
+
+
+@jax.jit
+def _of_one(tree: Any, number: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[number], tree)
 
 
 @jax.jit
