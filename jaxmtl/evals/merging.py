@@ -28,7 +28,7 @@ def worth_merging(pretrained: Pretrained, paths: Sequence[str], num_requests: in
     Args:
       pretrained: the model.
       paths: of the layers that the updates change.
-      num_requests: requests that are known to use them.
+      num_requests: requests that use them.
 
     Returns:
       True to merge; False also if there are no updates.
@@ -58,40 +58,24 @@ def merged(params: Any, tree: Any) -> Any:
     return nested(leaves | flat(jax.jit(with_updates, out_shardings=shardings)(kernels, tree)))
 
 
-class LastMerged:
-    """The parameters that one adapter is merged into: those of the adapter that was asked for last.
-
-    So batches that follow one another merge once, and memory holds one copy more of the kernels that are changed; two
-    where a caller still holds the parameters of another adapter.
-    """
+class Merged:
+    """The parameters that an adapter is merged into: made when they are first needed, one copy of what is changed."""
 
     def __init__(self) -> None:
         """Starts empty."""
-        self._of: tuple[Any, int] | None = None
+        self._base: Any = None
         self._params: Any = None
 
-    def holds(self, params: Any, number: int) -> bool:
-        """Returns whether an adapter is merged: `params` gives what it gave before.
-
-        Args:
-          params: the model's own parameters.
-          number: which adapter.
-        """
-        return self._of is not None and self._of[0] is params and self._of[1] == number
-
-    def params(self, params: Any, number: int, updates: Callable[[int], Any]) -> Any:
-        """Gives the parameters with the updates of an adapter.
+    def params(self, params: Any, updates: Callable[[], Any]) -> Any:
+        """Gives the parameters with the updates of the adapter.
 
         Args:
           params: the model's own.
-          number: which adapter.
-          updates: gives the low-rank updates of an adapter, as a model reads them; called if they are not merged yet.
+          updates: gives the low-rank updates as a model reads them; called if they are not merged into these yet.
 
         Returns:
-          The parameters, those of the call before if nothing else was asked for.
+          The parameters, the same for each batch.
         """
-        if not self.holds(params, number):
-            self._of, self._params = None, None  # freed before there is another
-            self._params = merged(params, updates(number))
-            self._of = (params, number)
+        if self._base is not params:
+            self._base, self._params = params, merged(params, updates())
         return self._params

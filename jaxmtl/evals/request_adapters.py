@@ -15,7 +15,7 @@ from jaxmtl.adapters import rows as adapter_rows
 from jaxmtl.adapters.adaptation import Adaptation, Instructed
 from jaxmtl.adapters.lora import Adapter, changed, check_adapter, scaled
 from jaxmtl.evals import requests
-from jaxmtl.evals.merging import LastMerged, worth_merging
+from jaxmtl.evals.merging import Merged, worth_merging
 from jaxmtl.models.low_rank import COLLECTION
 from jaxmtl.models.trees import flat, nested
 from jaxmtl.types import InputError
@@ -31,14 +31,14 @@ class RequestAdapters:
       index: int32 [n], the adapter of each request; None where one serves all.
       num_requests: n.
       mesh: devices that the tree is copied to; None for the default device.
-      merged: parameters that one of the adapters is merged into.
+      merged: parameters that the one that serves all is merged into.
     """
 
     tree: Any
     index: np.ndarray | None
     num_requests: int
     mesh: Mesh | None
-    merged: LastMerged = dataclasses.field(default_factory=LastMerged)
+    merged: Merged = dataclasses.field(default_factory=Merged)
 
     def collections(self, rows: np.ndarray, num_rows: int) -> dict[str, Any]:
         """Gives a batch the collections that a model reads beside its parameters; arguments as in `of_rows`."""
@@ -59,15 +59,20 @@ class RequestAdapters:
         return _gathered(self.tree, requests.place(_of_batch(self.index, rows, num_rows), self.mesh))
 
     @property
+    def serves_all(self) -> bool:
+        """Whether all requests use one adapter."""
+        return self.index is None
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Paths of the layers that are changed."""
         return changed(self.tree)
 
-    def updates(self, number: int) -> Any:
-        """Returns the low-rank updates of an adapter as a model reads them."""
-        return self.tree if self.index is None else _of_one(self.tree, number)
+    def updates(self) -> Any:
+        """Returns the low-rank updates as a model reads them; for one adapter that serves all."""
+        return self.tree
 
-    def beside_updates(self, number: int, num_rows: int) -> dict[str, Any]:
+    def beside_updates(self, num_rows: int) -> dict[str, Any]:
         """Returns what an adapter does besides: nothing; arguments as in `RequestInstructions.beside_updates`."""
         return {}
 
@@ -80,13 +85,13 @@ class RequestInstructions:
       adaptation: of U instructions.
       index: int32 [n], the instruction of each request.
       mesh: devices that it is copied to; None for the default device.
-      merged: parameters that the updates of one of the instructions are merged into.
+      merged: parameters that the updates of the one that all requests follow are merged into.
     """
 
     adaptation: Adaptation
     index: np.ndarray
     mesh: Mesh | None
-    merged: LastMerged = dataclasses.field(default_factory=LastMerged)
+    merged: Merged = dataclasses.field(default_factory=Merged)
 
     @property
     def num_requests(self) -> int:
@@ -110,25 +115,29 @@ class RequestInstructions:
         return self.adaptation.collections_with(taken, index)
 
     @property
+    def serves_all(self) -> bool:
+        """Whether all requests follow one instruction."""
+        return bool(np.all(self.index == self.index[:1]))
+
+    @property
     def paths(self) -> tuple[str, ...]:
         """Paths of the layers that have low-rank updates; empty if none has."""
         return changed(self.adaptation.generated.get(COLLECTION, {}))
 
-    def updates(self, number: int) -> Any:
-        """Returns the low-rank updates of an instruction as a model reads them."""
-        return scaled(_of_one(self.adaptation.generated[COLLECTION], number), self.adaptation.scale)
+    def updates(self) -> Any:
+        """Returns the low-rank updates as a model reads them; for one instruction that all requests follow."""
+        return scaled(_of_one(self.adaptation.generated[COLLECTION], int(self.index[0])), self.adaptation.scale)
 
-    def beside_updates(self, number: int, num_rows: int) -> dict[str, Any]:
-        """Gives a batch all that an instruction does but its low-rank updates, once for all rows.
+    def beside_updates(self, num_rows: int) -> dict[str, Any]:
+        """Gives a batch all that this instruction does but its low-rank updates, once for all rows.
 
         Args:
-          number: the instruction that all rows follow.
           num_rows: rows B of the batch.
 
         Returns:
           The collections that a model reads.
         """
-        others = self.adaptation.without_updates()
+        others, number = self.adaptation.without_updates(), int(self.index[0])
         index = requests.place(np.full(num_rows, number, np.int32), self.mesh)
         return others.collections_with(_of_one(others.generated, number), index)
 
@@ -181,7 +190,9 @@ def batch_variables(
 ) -> dict[str, Any]:
     """Returns what the module is applied to for a batch: the parameters, and the adapters of its rows.
 
-    Where all rows use one adapter, its low-rank updates are merged into the parameters if that pays: `worth_merging`.
+    Where all requests use one adapter, its low-rank updates are merged into the parameters if that pays:
+    `worth_merging`. Batches of one adapter among those of others are left alone: merged and unmerged batches need
+    programs of their own, and few of them do not make up for compiling both.
 
     Args:
       pretrained: the model.
@@ -191,11 +202,10 @@ def batch_variables(
     """
     if adapters is None:
         return {"params": pretrained.params}
-    number = _only(adapters.index, rows)
-    if number is None or not _is_merged(pretrained, adapters, number, len(rows)):
+    if not (adapters.serves_all and worth_merging(pretrained, adapters.paths, adapters.num_requests)):
         return {"params": pretrained.params} | adapters.collections(rows, num_rows)
-    params = adapters.merged.params(pretrained.params, number, adapters.updates)
-    return {"params": params} | adapters.beside_updates(number, num_rows)
+    params = adapters.merged.params(pretrained.params, adapters.updates)
+    return {"params": params} | adapters.beside_updates(num_rows)
 
 
 def check_count(adapters: Requested | None, num_requests: int) -> None:
@@ -218,21 +228,6 @@ def _instructed(pretrained: Pretrained, instructed: Instructed, num_requests: in
     mesh = requests.mesh_of(pretrained.params)
     adaptation = _placed(instructed.adaptation, mesh)
     return RequestInstructions(adaptation=adaptation, index=instructed.index, mesh=mesh)
-
-
-def _only(index: np.ndarray | None, rows: np.ndarray) -> int | None:
-    """Returns the adapter of all rows of a batch; None if they differ."""
-    used = [0] if index is None else np.unique(index[rows])
-    return int(used[0]) if len(used) == 1 else None
-
-
-def _is_merged(pretrained: Pretrained, adapters: Requested, number: int, num_rows: int) -> bool:
-    """Returns whether the adapter of all rows of a batch is merged: it is already, or pays for the requests at hand."""
-    if adapters.merged.holds(pretrained.params, number):
-        return True
-    # Between batches of one adapter there may be others, so only its own rows count, unless it serves all requests.
-    serves_all = adapters.index is None or bool(np.all(adapters.index == number))
-    return worth_merging(pretrained, adapters.paths, adapters.num_requests if serves_all else num_rows)
 
 
 def _of_batch(index: np.ndarray, rows: np.ndarray, num_rows: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from jaxmtl.adapters.hypernet import Hyper, InstructionCache
 from jaxmtl.adapters.lora import merge
 from jaxmtl.evals import merging, reading, request_adapters
 from jaxmtl.evals.generation import generate
-from jaxmtl.evals.merging import LastMerged, worth_merging
+from jaxmtl.evals.merging import Merged, worth_merging
 from jaxmtl.evals.request_adapters import batch_variables
 from jaxmtl.evals.scoring import loss, score_choices
 from jaxmtl.models.initial import abstract_params
@@ -88,41 +88,43 @@ def test_losses_with_a_plain_adapter_are_those_of_updates_on_their_own(pretraine
     assert np.abs(found - loss(pretrained, INPUTS, TARGETS)).max() > 0.01
 
 
-def test_a_batch_of_several_tasks_is_not_merged(pretrained, cache):
+def test_a_batch_among_several_tasks_is_not_merged(pretrained, cache):
     adapters: Any = request_adapters.request_adapters(pretrained, cache.of([ONE, OTHER, ONE, OTHER]), 4)
-    mixed = batch_variables(pretrained, adapters, np.array([0, 1]), 2)
-    assert mixed["params"] is pretrained.params and mixed["lora"]
-    for rows in ([0, 2], [3, 1]):
-        alone = batch_variables(pretrained, adapters, np.array(rows), 4)
-        assert {*alone, "lora"} == {*mixed}
-        expected = adapters.adaptation.collections(jnp.full(4, rows[0] % 2))
-        merged = merging.merged(pretrained.params, jax.tree.map(lambda leaf: leaf[:, 0], expected["lora"]))
-        jax.tree.map(np.testing.assert_array_equal, alone["params"], merged)
-        np.testing.assert_array_equal(alone["instruction"]["index"], expected["instruction"]["index"])
-        for found, rest in zip(*(jax.tree.leaves(each["prefix"]) for each in (alone, expected)), strict=True):
-            np.testing.assert_array_equal(np.stack([found] * 4, axis=1), rest)
+    for rows in ([0, 1], [0, 2]):
+        found = batch_variables(pretrained, adapters, np.array(rows), 2)
+        assert found["params"] is pretrained.params and found["lora"]
 
 
-def test_batches_of_a_task_that_follow_one_another_are_merged_once(pretrained, make_adapter, monkeypatch):
+def test_what_an_instruction_does_besides_stays(pretrained, cache):
+    adapters: Any = request_adapters.request_adapters(pretrained, cache.of([OTHER] * 4), 4)
+    found = batch_variables(pretrained, adapters, np.array([0, 2]), 4)
+    expected = adapters.adaptation.collections(jnp.zeros(4, int))
+    assert {*found, "lora"} == {*expected, "params"}
+    merged = merging.merged(pretrained.params, jax.tree.map(lambda leaf: leaf[:, 0], expected["lora"]))
+    jax.tree.map(np.testing.assert_array_equal, found["params"], merged)
+    np.testing.assert_array_equal(found["instruction"]["index"], expected["instruction"]["index"])
+    for own, rest in zip(*(jax.tree.leaves(each["prefix"]) for each in (found, expected)), strict=True):
+        np.testing.assert_array_equal(np.stack([own] * 4, axis=1), rest)
+
+
+def test_all_batches_use_what_is_merged_once(pretrained, make_adapter, monkeypatch, applied):
     merged, counted = merging.merged, []
     monkeypatch.setattr(merging, "merged", lambda *given: counted.append(given) or merged(*given))
-    adapters = [make_adapter(pretrained, seed) for seed in range(2)]
-    numbers = [0, 0, 1, 1, 1, 0]
-    kept = request_adapters.request_adapters(pretrained, [adapters[number] for number in numbers], 6)
-    of_batches = [batch_variables(pretrained, kept, np.array([row]), 1)["params"] for row in range(6)]
-    assert len(counted) == 3
-    assert [one is before for one, before in zip(of_batches[1:], of_batches, strict=False)] == [1, 0, 1, 1, 0]
-    for params, number in zip(of_batches, numbers, strict=True):
-        expected = merge(pretrained.params, adapters[number])
-        jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-6), params, expected)
-    loss(pretrained, INPUTS, TARGETS, adapter=adapters[0], batch_size=2)
-    assert len(counted) == 4
+    adapter = make_adapter(pretrained, 0)
+    loss(pretrained, INPUTS, TARGETS, adapter=adapter, batch_size=2)
+    assert len(counted) == 1 and len(applied) == 3
+    expected = merge(pretrained.params, adapter)
+    for variables in applied:
+        jax.tree.map(
+            lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-6), variables["params"], expected
+        )
 
 
 def test_other_parameters_are_not_those_that_were_merged_before(pretrained, make_adapter):
-    kept, tree = LastMerged(), make_adapter(pretrained, 1).collection()
-    first = kept.params(pretrained.params, 0, lambda _: tree)
-    assert kept.params(dict(pretrained.params), 0, lambda _: tree) is not first
+    kept, tree = Merged(), make_adapter(pretrained, 1).collection()
+    first = kept.params(pretrained.params, lambda: tree)
+    assert kept.params(pretrained.params, lambda: tree) is first
+    assert kept.params(dict(pretrained.params), lambda: tree) is not first
 
 
 def test_merged_kernels_stay_where_they_were(pretrained, make_adapter, applied):
@@ -151,15 +153,6 @@ def test_an_instruction_changes_the_same_on_a_mesh(pretrained, cache, applied):
     assert not any("lora" in variables for variables in applied)
 
 
-def test_a_few_requests_use_what_is_merged_already(pretrained, make_adapter, monkeypatch):
-    both = [make_adapter(pretrained, 1), make_adapter(pretrained, 2)]
-    kept = request_adapters.request_adapters(pretrained, both, 2)
-    first = batch_variables(pretrained, kept, np.array([0]), 1)
-    separately(monkeypatch)
-    assert batch_variables(pretrained, kept, np.array([0]), 1)["params"] is first["params"]
-    assert "lora" in batch_variables(pretrained, kept, np.array([1]), 1)
-
-
 def model_of(pretrained, width, dtype="float32", kept="float32"):
     """A model of which nothing is real but one kernel's shape and the dtypes."""
     params = {"layer": {"kernel": jax.ShapeDtypeStruct((2, width, width), kept)}}
@@ -178,11 +171,11 @@ def test_what_bfloat16_would_round_away_is_not_merged(pretrained):
     assert worth_merging(model_of(pretrained, 16), ["layer"], 100)
 
 
-def test_requests_that_share_an_adapter_count_together(pretrained, make_adapter, monkeypatch):
+def test_all_requests_of_a_call_count(pretrained, make_adapter, monkeypatch):
     counts = []
     monkeypatch.setattr(request_adapters, "worth_merging", lambda *given: counts.append(given[2]))
     one, other = make_adapter(pretrained, 1), make_adapter(pretrained, 2)
     for adapter in (one, [one] * 5, [one, other] * 2 + [one]):
         kept = request_adapters.request_adapters(pretrained, adapter, 5)
         batch_variables(pretrained, kept, np.array([0, 2]), 2)
-    assert counts == [5, 5, 2]
+    assert counts == [5, 5]
