@@ -3,6 +3,9 @@
 The instruction is written as hypernetworks are trained to read them on tasks: "Definition: ...", and worked examples
 behind it. `--prompt=plain` hands it over as it is, with examples only if the text itself has some. Of a hypernetwork
 that has learned its tasks, `--task` names one of them instead.
+
+What an earlier call wrote to the folder is removed before a new adapter is written; a folder that holds anything else
+is refused, so that no adapter lies beside files of another.
 """
 
 import argparse
@@ -38,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt", choices=("tk_instruct", "plain"), help="how the instruction is written (default: tk_instruct)"
     )
-    parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--out", required=True, help="folder to write: a new one, or that of an adapter to replace")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="dtype of the model")
 
 
@@ -53,7 +56,7 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
       0.
 
     Raises:
-      InputError: if a folder does not hold what it should, or the instruction is empty.
+      InputError: if a folder does not hold what it should, or holds more, or the instruction is empty.
       UnknownNameError: if the hypernetwork has not learned the task.
     """
     from jaxmtl.adapters.hypernet import adapters_of, left_out
@@ -61,10 +64,11 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     from jaxmtl.weights import save_adapter
     from jaxmtl.weights.adaptation_io import FILE, save_adaptation
 
-    read = _reading(arguments)
+    read, out = _reading(arguments), pathlib.Path(arguments.out)
+    _check_free(out)
     pretrained, hyper = load(arguments.checkpoint, arguments.model, arguments.dtype)
     adaptation = read(pretrained, hyper)
-    out = pathlib.Path(arguments.out)
+    _clear(out)
     whose = f"task {arguments.task}" if arguments.task else f"instruction of {int(adaptation.mask.sum())} tokens"
     if COLLECTION in adaptation.generated:
         (adapter,) = adapters_of(hyper.config, adaptation)
@@ -76,6 +80,37 @@ def run(arguments: argparse.Namespace, config: Any) -> int:
     if hyper.config.base != "nothing":
         print(f"it adapts the model as {arguments.checkpoint} has trained it, not the one that training began with")
     return 0
+
+
+def _own_files() -> tuple[str, ...]:
+    """Names what is written; the config, without which the adapter does not load, before the rest."""
+    from jaxmtl.weights import adaptation_io, peft_config, peft_io
+
+    return peft_config.CONFIG, peft_io.MODEL, adaptation_io.FILE
+
+
+def _check_free(out: pathlib.Path) -> None:
+    """Refuses a folder with files that are not replaced: the new adapter would be taken for a part of what they are."""
+    from jaxmtl.files import explained
+
+    with explained(out):
+        found = [path.name for path in out.iterdir()] if out.exists() else []
+    # Hidden files, such as what a write that was cut short left, are read by nobody.
+    others = sorted(name for name in found if name not in _own_files() and not name.startswith("."))
+    if others:
+        raise InputError(
+            f"--out {out} holds {others[0]!r}, which is no file of a generated adapter; remove it or choose another "
+            "folder"
+        )
+
+
+def _clear(out: pathlib.Path) -> None:
+    """Removes what an earlier call wrote: not every hypernetwork makes every file."""
+    from jaxmtl.files import explained
+
+    for name in _own_files():
+        with explained(out / name):
+            (out / name).unlink(missing_ok=True)
 
 
 def _reading(arguments: argparse.Namespace) -> "Callable[[Pretrained, Hyper], Adaptation]":

@@ -17,9 +17,11 @@ from hyper_toy import (
     LAYERS,
     LORA,
     QUICK,
+    SEEDS,
     SIZES,
     T5_CONFIG,
     adapt,
+    batches,
     initial,
     logits,
     plain_logits,
@@ -48,7 +50,6 @@ from jaxmtl.models.initial import abstract_params
 from jaxmtl.models.stepping import Request
 from jaxmtl.models.t5 import T5
 from jaxmtl.models.trees import flat
-from jaxmtl.partitioning import batch_sharding, make_mesh, shardings_for, use_mesh
 from jaxmtl.types import InputError, UnknownNameError
 
 UPDATES = HyperConfig(
@@ -64,10 +65,13 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@functools.lru_cache
-def started(config, reader=None):
+EXAMPLES = hypothesis.settings(max_examples=15, deadline=None)
+FEW = hypothesis.settings(max_examples=5, deadline=None)
+
+
+def started(config, reader=None, seed=0):
     module = HyperModel(config, BASE, reader)
-    return module, initial(module)
+    return module, initial(module, seed)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -76,21 +80,26 @@ def gradient(module, params):
 
 
 @pytest.mark.long
-def test_at_the_start_the_model_is_itself_whatever_the_instruction():
-    module, params = started(UPDATES)
-    found = logits(module, params, INPUTS, DECODER_INPUTS, INSTRUCTIONS, INDEX)
-    np.testing.assert_array_equal(found, plain_logits(BASE, params["base"], INPUTS, DECODER_INPUTS))
-    generated = adapt(module, params, INSTRUCTIONS).generated
+@EXAMPLES
+@hypothesis.given(SEEDS, batches())
+def test_at_the_start_the_model_is_itself_whatever_the_instruction(seed, batch):
+    module, params = started(UPDATES, seed=seed)
+    found = logits(module, params, **batch)
+    np.testing.assert_array_equal(found, plain_logits(BASE, params["base"], batch["inputs"], batch["decoder_inputs"]))
+    generated = adapt(module, params, batch["instructions"]).generated
     updates = {path: leaf for path, leaf in flat(generated).items() if path.endswith(("/b", "/up", "/up_bias"))}
     assert len(updates) == 6 + 4
     assert not any(np.any(leaf) for leaf in updates.values())
-    assert all(np.all(leaf) for path, leaf in flat(generated["lora"]).items() if path.endswith("/a"))
+    # Of some thousand random numbers one may be 0.
+    assert all(np.mean(leaf != 0) > 0.99 for path, leaf in flat(generated["lora"]).items() if path.endswith("/a"))
 
 
 @pytest.mark.long
-def test_at_the_start_the_layers_behind_the_updates_learn_and_a_step_later_every_parameter_does():
+@FEW
+@hypothesis.given(SEEDS)
+def test_at_the_start_the_layers_behind_the_updates_learn_and_a_step_later_every_parameter_does(seed):
     # An update that is 0 for every instruction cannot depend on what lies before the layer that makes it 0.
-    module, params = started(UPDATES)
+    module, params = started(UPDATES, seed=seed)
     first = flat(gradient(module, params))
     alive = {path for path, leaf in first.items() if np.any(leaf)}
     makes_zero = {path for path in first if "/output/" in path and ("_b/" in path or "_up" in path)} | {"fusion/out"}
@@ -115,7 +124,6 @@ def test_the_start_of_tagis_code_hardly_learns():
 
 
 ROWS = st.lists(st.lists(st.integers(2, 39), min_size=1, max_size=6), min_size=3, max_size=3)
-EXAMPLES = hypothesis.settings(max_examples=15, deadline=None)
 
 
 def padded(instructions, width):
@@ -159,18 +167,24 @@ def test_instructions_are_read_once_and_each_row_uses_its_own():
     assert "i32[4,6]" not in str(encoded)
 
 
-def test_a_memory_of_instruction_and_input_is_that_of_a_row_alone():
+@functools.partial(jax.jit, static_argnames="method")
+def of_base(params, *arguments, method):
+    return BASE.apply({"params": params}, *arguments, method=method)
+
+
+# Texts of two lengths each: those of a row alone are as long as their words, and compiled for each length.
+@EXAMPLES
+@hypothesis.given(batches(input_lengths=st.sampled_from([2, 5]), instruction_lengths=st.sampled_from([3, 6])))
+def test_a_memory_of_instruction_and_input_is_that_of_a_row_alone(batch):
     module, params = toy(HyperConfig(outputs=(), fusion="none"))
-    found = logits(module, params, INPUTS, DECODER_INPUTS, INSTRUCTIONS, INDEX)
-    call = jax.jit(
-        lambda *arguments, method: BASE.apply({"params": params["base"]}, *arguments, method=method),
-        static_argnames="method",
-    )
-    row, number = 1, INDEX[1]  # both texts have padding in the batch
-    texts = [ids[ids != 0][None] for ids in (INSTRUCTIONS[number], INPUTS[row])]
-    memory = np.concatenate([call(ids, method="encode") for ids in texts], axis=1)
-    alone = call(DECODER_INPUTS[row : row + 1], memory, np.ones(memory.shape[:2], bool), method="decode")
-    np.testing.assert_allclose(found[row], alone[0], atol=2e-5)
+    found = logits(module, params, **batch)
+    for row, number in enumerate(batch["index"]):
+        both = [ids[ids != 0][None] for ids in (batch["instructions"][number], batch["inputs"][row])]
+        memory = np.concatenate([of_base(params["base"], ids, method="encode") for ids in both], axis=1)
+        seen = np.ones(memory.shape[:2], bool)
+        alone = of_base(params["base"], batch["decoder_inputs"][row : row + 1], memory, seen, method="decode")
+        # Sums of a dozen terms of size 1 in another order, through four layers.
+        np.testing.assert_allclose(found[row], alone[0], atol=2e-5)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -194,6 +208,11 @@ def stepwise(base, variables, inputs, targets):
     return jax.numpy.stack(given, axis=1)
 
 
+@jax.jit
+def of_rows(kept, index):
+    return kept.collections(index)
+
+
 BART_BASE = BART(BARTConfig(**SIZES, **LAYERS, **QUICK, max_positions=16, pad_id=0))
 OPT_BASE = GPT(OPTConfig(**SIZES, **QUICK, num_layers=2, max_positions=24, pad_id=0))
 OF_DECODERS = HyperConfig(
@@ -213,44 +232,19 @@ OF_DECODERS = HyperConfig(
     ],
     ids=["T5 with everything", "BART with fusion and memory", "OPT with prefixes"],
 )
-def test_what_is_kept_of_an_instruction_answers_as_if_read_again(options):
+@EXAMPLES
+@hypothesis.given(batches())
+def test_what_is_kept_of_an_instruction_answers_as_if_read_again(options, batch):
     module, params = toy(*options)
-    decoder_inputs = DECODER_INPUTS.copy()
-    first = module.base.apply({"params": params["base"]}, INPUTS, method="first_tokens")
-    decoder_inputs[:, 0] = first
-    whole = logits(module, params, INPUTS, decoder_inputs, INSTRUCTIONS, INDEX)
-    kept = adapt(module, params, INSTRUCTIONS)
-    of_rows = jax.jit(lambda kept, index: kept.collections(index))
-    cached = stepwise(module.base, {"params": params["base"]} | of_rows(kept, INDEX), INPUTS, decoder_inputs)
-    np.testing.assert_allclose(cached, whole, atol=5e-5)
-    plain = plain_logits(module.base, params["base"], INPUTS, decoder_inputs)
+    own, decoder_inputs = {"params": params["base"]}, batch["decoder_inputs"].copy()
+    decoder_inputs[:, 0] = module.base.apply(own, batch["inputs"], method="first_tokens")
+    whole = logits(module, params, **(batch | {"decoder_inputs": decoder_inputs}))
+    kept = adapt(module, params, batch["instructions"])
+    cached = stepwise(module.base, own | of_rows(kept, batch["index"]), batch["inputs"], decoder_inputs)
+    # Norms divide by the spread of what they read, which some texts make small: roundings of 1e-7 grow to 3e-4.
+    np.testing.assert_allclose(cached, whole, atol=1e-3)
+    plain = plain_logits(module.base, params["base"], batch["inputs"], decoder_inputs)
     assert np.abs(plain - whole).max() > 0.1
-
-
-@pytest.mark.long
-def test_eight_devices_compute_what_one_does():
-    module, params = toy()
-    batch = dict(
-        inputs=np.tile(INPUTS, (2, 1)),
-        decoder_inputs=np.tile(DECODER_INPUTS, (2, 1)),
-        instructions=np.concatenate([INSTRUCTIONS, INSTRUCTIONS[:1], INSTRUCTIONS, INSTRUCTIONS[:1]]),
-        instruction_index=np.array([2, 0, 7, 1, 5, 3, 6, 4], np.int32),
-    )
-
-    def loss(params, batch):
-        given = module.apply({"params": params}, **batch)
-        return jax.numpy.mean(jax.nn.log_softmax(given)[..., 5])
-
-    def run(mesh):
-        placed = shardings_for(abstract_params(module), mesh)
-        with use_mesh(mesh):
-            compiled = jax.jit(jax.value_and_grad(loss), in_shardings=(placed, batch_sharding(mesh)))
-            return compiled(params, batch)
-
-    (one, one_grads), (eight, eight_grads) = run(make_mesh(data=1)), run(make_mesh(data=4, fsdp=2))
-    np.testing.assert_allclose(eight, one, rtol=1e-5)
-    for path, leaf in flat(one_grads).items():
-        np.testing.assert_allclose(flat(eight_grads)[path], leaf, atol=1e-3 * np.abs(leaf).max(), err_msg=path)
 
 
 @pytest.mark.long
