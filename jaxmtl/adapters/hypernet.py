@@ -202,6 +202,10 @@ class InstructionCache:
         """Returns how many instructions were read."""
         return len(self._read)
 
+    def __contains__(self, instruction: str) -> bool:
+        """Returns whether an instruction was read."""
+        return instruction in self._read
+
     def of(self, instructions: Sequence[str]) -> Instructed:
         """Gives requests what their instructions became.
 

@@ -79,7 +79,7 @@ def task(task: str, category: str) -> str:
 
 
 def instruction_and_input(
-    examples: "Examples", inputs: "Sequence[np.ndarray]", start: Sequence[int], end: int
+    examples: "Examples", inputs: "Sequence[np.ndarray]", start: Sequence[int], end: int, most: int
 ) -> list[list[int]]:
     """Lets adapters learn from instruction and input as one text, or from inputs alone where there are no instructions.
 
@@ -88,6 +88,7 @@ def instruction_and_input(
       inputs: [n], their inputs.
       start: what `special_tokens.around_texts` gives before a text.
       end: id that ends a text.
+      most: ids that there may be; an instruction is cut before an input is.
 
     Returns:
       What is read, [n].
@@ -95,18 +96,20 @@ def instruction_and_input(
     from jaxmtl.feed.instructions import joined_ids
 
     if not examples.has_instructions:
-        return input_alone(examples, inputs, start, end)
-    return [joined_ids(examples.instruction(row), own, start, end) for row, own in enumerate(inputs)]
+        return input_alone(examples, inputs, start, end, most)
+    return [joined_ids(examples.instruction(row), own, start, end, most) for row, own in enumerate(inputs)]
 
 
 def input_alone(
-    examples: "Examples", inputs: "Sequence[np.ndarray]", start: Sequence[int], end: int
+    examples: "Examples", inputs: "Sequence[np.ndarray]", start: Sequence[int], end: int, most: int
 ) -> list[list[int]]:
     """Lets adapters learn from inputs that hold the instruction already, such as P3's.
 
     Args and Returns: as in `instruction_and_input`.
     """
-    return [own.tolist() for own in inputs]
+    from jaxmtl.feed.tokenise import cut
+
+    return [cut(own.tolist(), most, end) for own in inputs]
 
 
 def folder_of(group: str) -> str:
@@ -250,7 +253,6 @@ def fit_of_tasks(
       What is to be fitted.
     """
     from jaxmtl.feed.special_tokens import around_texts
-    from jaxmtl.feed.tokenise import cut
     from jaxmtl.training.fit_rows import Fit
 
     end, start = store.manifest.vocabulary.eos, around_texts(store.tokenizer())[0]
@@ -259,7 +261,7 @@ def fit_of_tasks(
     for task_name in tasks:
         examples = store.examples(task_name, split)
         sources, own_targets = examples.rows(range(len(examples)))
-        inputs += [cut(text, max_input_tokens, end) for text in reads(examples, sources, start, end)]
+        inputs += reads(examples, sources, start, end, max_input_tokens)
         targets += own_targets
     return Fit(name=name, inputs=inputs, targets=targets, learning_rate=learning_rate, seed=seed)
 

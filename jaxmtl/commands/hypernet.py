@@ -40,6 +40,7 @@ def weights_of(
     path: str,
     reader_path: str | None = None,
     hypernet: str | os.PathLike | None = None,
+    teachers: str | os.PathLike | None = None,
     seed: int = 0,
 ) -> Callable[[Any], Any]:
     """Returns what `loop.Run.pretrained` wants: a model's weights under a hypernetwork.
@@ -49,10 +50,11 @@ def weights_of(
       path: the model's weights, what `load_pretrained` takes.
       reader_path: the weights of the reader of instructions, if the module has one.
       hypernet: run folder of a hypernetwork, such as of pretraining, to go on from; None for a new one.
+      teachers: folder of adapters of the model at `path`, if the hypernetwork is to learn from them.
       seed: seed of a new one.
     """
     if hypernet is not None:
-        return lambda mesh: _continued(module, path, hypernet, mesh)
+        return lambda mesh: _continued(module, path, hypernet, teachers, mesh)
     return lambda mesh: _begun(module, path, reader_path, seed, mesh)
 
 
@@ -96,8 +98,10 @@ def _check_same_words(base: "Pretrained", reader: "Pretrained") -> None:
         )
 
 
-def _continued(module: "HyperModel", path: str, hypernet: str | os.PathLike, mesh: Any) -> Any:
-    """Returns all parameters of a hypernetwork's run; refuses another hypernetwork, or another model's."""
+def _continued(
+    module: "HyperModel", path: str, hypernet: str | os.PathLike, teachers: str | os.PathLike | None, mesh: Any
+) -> Any:
+    """Returns all parameters of a hypernetwork's run; refuses another hypernetwork, or one of another model."""
     from jaxmtl.weights import load_pretrained
     from jaxmtl.weights.hyper_io import load_hyper_run, read_hyper_config, to_json
 
@@ -114,6 +118,11 @@ def _continued(module: "HyperModel", path: str, hypernet: str | os.PathLike, mes
                 f"HYPERNET {hypernet}: its {name} is {theirs[name]}, this run's {ours[name]}; give both runs the same "
                 "file of gin_configs/hypernets and the same settings"
             )
+    if teachers is not None and found.base != "nothing":
+        raise InputError(
+            f"HYPERNET {hypernet} has trained {found.base} of its model, so that TEACHERS {teachers}, adapters of "
+            f"PRETRAINED {path}, do not fit it; leave them out, or begin with one that trained 'nothing' of its model"
+        )
     pretrained, hyper = load_hyper_run(hypernet, mesh=mesh)
     if found.base == "nothing" and load_pretrained(path, mesh=mesh).hash != pretrained.hash:
         raise InputError(f"HYPERNET {hypernet} adapts another model than PRETRAINED {path}; give the model of its run")
@@ -162,7 +171,8 @@ def numbered_stream(store: "TokenStore", *, make_stream: Callable[..., Any], **o
     """
     from jaxmtl.feed.instructions import NumberedTasks
 
-    return NumberedTasks(make_stream(store, **options))
+    stream = make_stream(store, **options)
+    return NumberedTasks(stream, pad_id=stream.rows.pad_id)
 
 
 def task_names(*, store: "TokenStore", split: str = "train", most_categories: int | None = None) -> list[str]:

@@ -8,6 +8,7 @@ import argparse
 import http.server
 import importlib.resources
 import json
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from jaxmtl.types import InputError
 if TYPE_CHECKING:
     from jaxmtl.adapters.hypernet import Hyper
     from jaxmtl.weights import Pretrained
+
+_log = logging.getLogger(__name__)
 
 HELP = "compare a hypernetwork's answers with the plain model's on a local page"
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -130,7 +133,7 @@ class Playground:
 
         adapter = None
         if name == "generated":
-            if len(self._cache) >= MOST_KEPT:
+            if len(self._cache) >= MOST_KEPT and text not in self._cache:
                 self._cache = type(self._cache)(self._hyper, self._pretrained)
             adapter = self._cache.of([text] * len(wrapped))
         inputs = [text + one for one in wrapped] if name == "concatenated" else list(wrapped)
@@ -180,6 +183,9 @@ def make_server(playground: Playground, host: str, port: int) -> http.server.Thr
                 status, answer = 200, playground.predict(self._read())
             except InputError as error:
                 status, answer = 400, {"error": str(error)}
+            except Exception as error:  # a page that waits is answered, whatever happened
+                _log.exception("the request failed")
+                status, answer = 500, {"error": f"{type(error).__name__}: {error}"}
             self._send(status, json.dumps(answer).encode(), "application/json")
 
         def _read(self) -> Any:
@@ -189,7 +195,7 @@ def make_server(playground: Playground, host: str, port: int) -> http.server.Thr
             if host in LOOPBACK and self.headers.get("Host", "").partition(":")[0] not in LOOPBACK:
                 raise InputError("this page is for this machine only; open it as 127.0.0.1")
             size = self.headers.get("Content-Length", "")
-            if not size.isdecimal() or int(size) > MOST_BYTES:
+            if not size.isdecimal() or len(size) > len(str(MOST_BYTES)) or int(size) > MOST_BYTES:
                 raise InputError(f"expected at most {MOST_BYTES} bytes of JSON")
             try:
                 return json.loads(self.rfile.read(int(size)))

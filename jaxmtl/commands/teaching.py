@@ -5,6 +5,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from jaxmtl.types import InputError
+
 _log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from jaxmtl.feed.store import TokenStore
     from jaxmtl.training.hyper_objective import InstructedLoss
     from jaxmtl.training.teachers import Reads, TaskAdapters, Teacher
+    from jaxmtl.weights import Pretrained
 
 
 def taught_loss(
@@ -97,42 +100,74 @@ def _covered(teachers: str | os.PathLike, folders: "AdapterFolders", groups: Seq
 
 
 def model_teacher(
-    adapters: "TaskAdapters | None", *, path: str, reads: "Reads", mesh: "Mesh | None" = None
+    adapters: "TaskAdapters | None",
+    *,
+    path: str | None,
+    store: "TokenStore",
+    reads: "Reads",
+    dtype: str = "float32",
+    mesh: "Mesh | None" = None,
 ) -> "Teacher":
     """Loads another model as teacher of all tasks, such as Tk-Instruct.
 
     Args:
       adapters: not used; L_ins compares with them all the same.
       path: what `load_pretrained` takes.
+      store: the tokenised examples.
       reads: `teachers.instruction_and_input`, or `teachers.input_alone`.
-      mesh: devices that share its parameters; None gives each device all of them.
+      dtype: dtype of its weights and activations.
+      mesh: devices that share its parameters; all of them along `data` if None.
 
     Returns:
       The teacher.
+
+    Raises:
+      InputError: if there is no path, or the store means something else to the teacher.
     """
     from jaxmtl.training.teachers import ModelTeacher
-    from jaxmtl.weights import load_pretrained
 
-    pretrained = load_pretrained(path, mesh=mesh)
+    pretrained = _teaching_model(path, store, dtype, mesh)
     return ModelTeacher(module=pretrained.module, params=pretrained.params, reads=reads)
 
 
-def fused_teacher(adapters: "TaskAdapters | None", *, path: str, mesh: "Mesh | None" = None) -> "Teacher":
+def fused_teacher(
+    adapters: "TaskAdapters | None",
+    *,
+    path: str | None,
+    store: "TokenStore",
+    dtype: str = "float32",
+    mesh: "Mesh | None" = None,
+) -> "Teacher":
     """Loads a model that reads demonstrations, such as a run of runs/fid.gin, as teacher of all tasks.
 
     Args:
       adapters: not used; L_ins compares with them all the same.
-      path: what `load_pretrained` takes.
+      path: as in `model_teacher`.
+      store: as in `model_teacher`.
+      dtype: as in `model_teacher`.
       mesh: as in `model_teacher`.
 
     Returns:
       The teacher; it needs batches of `supports.support_stream`.
+
+    Raises:
+      InputError: as in `model_teacher`.
     """
     from jaxmtl.training.teachers import FusedTeacher
-    from jaxmtl.weights import load_pretrained
 
-    pretrained = load_pretrained(path, mesh=mesh)
+    pretrained = _teaching_model(path, store, dtype, mesh)
     return FusedTeacher(module=pretrained.module, params=pretrained.params)
+
+
+def _teaching_model(path: str | None, store: "TokenStore", dtype: str, mesh: "Mesh | None") -> "Pretrained":
+    from jaxmtl.partitioning import make_mesh
+    from jaxmtl.weights import check_reads, load_pretrained
+
+    if path is None:
+        raise InputError("TEACHER is another model, but TEACHER_PRETRAINED is None; give its folder or hub id")
+    pretrained = load_pretrained(path, dtype=dtype, mesh=mesh or make_mesh())
+    check_reads(pretrained.config, pretrained.tokenizer, store)
+    return pretrained
 
 
 def adapted_teacher(adapters: "TaskAdapters | None", *, reads: "Reads") -> "Teacher | None":

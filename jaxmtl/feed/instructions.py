@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 
 from jaxmtl.feed.special_tokens import without_special
+from jaxmtl.feed.tokenise import cut
 from jaxmtl.types import Batch, InputError
 
 
-def joined_ids(instruction: np.ndarray, inputs: np.ndarray, start: Sequence[int], end: int) -> list[int]:
+def joined_ids(instruction: np.ndarray, inputs: np.ndarray, start: Sequence[int], end: int, most: int) -> list[int]:
     """Puts an instruction and an input together as one text, without special tokens between them.
+
+    If both are too long, the instruction loses its last tokens; only what is too long alone loses some of the input.
 
     Args:
       instruction: int32 [i].
       inputs: int32 [s].
       start: what `special_tokens.around_texts` gives before a text.
       end: id that ends a text.
+      most: ids that there may be.
 
     Returns:
       At most i + s ids.
@@ -27,7 +31,8 @@ def joined_ids(instruction: np.ndarray, inputs: np.ndarray, start: Sequence[int]
     own = inputs.tolist()
     own = own[len(start) :] if own[: len(start)] == list(start) else own
     first = start if instruction[: len(start)].tolist() == list(start) else []
-    return [*first, *without_special(instruction, start, end), *own]
+    told = [*first, *without_special(instruction, start, end)]
+    return cut([*told[: max(most - len(own), 0)], *own], most, end)
 
 
 LENGTHS = 3
@@ -107,18 +112,24 @@ class SharedInstructions:
 class NumberedTasks:
     """A stream of batches, with the number of each row's task as what a hypernetwork reads."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, *, pad_id: int) -> None:
         """Wraps a stream.
 
         Args:
-          stream: a training stream without instructions; all that is not its batches is left as it is.
+          stream: a training stream; all that is not its batches is left as it is.
+          pad_id: token id of padding.
         """
-        self._stream = stream
+        self._stream, self._pad_id = stream, pad_id
 
     def __next__(self) -> Batch:
-        """Returns the next batch, with `instructions` int32 [B, 1]."""
+        """Returns the next batch, with `instructions` int32 [B, 1].
+
+        What stands in words, for teachers, is in `instruction_texts` int32 [B, I], padding alone where there is none.
+        """
         batch = next(self._stream)
-        return {**batch, "instructions": batch["task_ids"][:, None]}
+        numbers = batch["task_ids"][:, None]
+        texts = batch.get("instructions", np.full_like(numbers, self._pad_id))
+        return {**batch, "instructions": numbers, "instruction_texts": texts}
 
     def __getattr__(self, name: str) -> Any:
         """Returns the wrapped stream's own method."""

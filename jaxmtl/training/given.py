@@ -22,18 +22,21 @@ def taken_apart(objective: Objective) -> tuple[list[jax.Array], Callable[[Sequen
         tree is a leaf without arrays.
 
     Returns:
-      The arrays, and what puts an objective together again from arrays in their places.
+      The arrays, each once, and what puts an objective together again from arrays in their places.
     """
     leaves, structure = jax.tree.flatten(objective)
-    places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, (jax.Array, np.ndarray))]
+    is_array = [isinstance(leaf, (jax.Array, np.ndarray)) for leaf in leaves]
+    arrays = {id(leaf): leaf for leaf, one in zip(leaves, is_array, strict=True) if one}
+    number = {key: place for place, key in enumerate(arrays)}
+    places = {place: number[id(leaf)] for place, leaf in enumerate(leaves) if is_array[place]}
+    # The arrays themselves are not kept here: those on a mesh may be other ones.
+    others = [None if one else leaf for leaf, one in zip(leaves, is_array, strict=True)]
 
-    def together(arrays: Sequence[Any]) -> Objective:
-        whole = list(leaves)
-        for place, array in zip(places, arrays, strict=True):
-            whole[place] = array
+    def together(given: Sequence[Any]) -> Objective:
+        whole = [given[places[place]] if place in places else other for place, other in enumerate(others)]
         return jax.tree.unflatten(structure, whole)
 
-    return [leaves[place] for place in places], together
+    return [*arrays.values()], together
 
 
 def on_mesh(arrays: Sequence[Any], mesh: Mesh) -> list[jax.Array]:
@@ -44,7 +47,8 @@ def on_mesh(arrays: Sequence[Any], mesh: Mesh) -> list[jax.Array]:
       mesh: the devices.
     """
     # What lies on one device of this process cannot be put on devices of others; what is in its memory can.
-    return [array if _is_on(array, mesh) else jax.device_put(np.asarray(array), replicated(mesh)) for array in arrays]
+    reachable = np.asarray if jax.process_count() > 1 else lambda array: array
+    return [array if _is_on(array, mesh) else jax.device_put(reachable(array), replicated(mesh)) for array in arrays]
 
 
 def _is_on(array: Any, mesh: Mesh) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 from jaxmtl.adapters.hyper_config import TRAINED, HyperConfig
 from jaxmtl.models.trees import flat
 from jaxmtl.training.optim import Group, Optimizer
+from jaxmtl.types import InputError
 
 BASE, READER = "base/", "reader/"
 """What paths below the model itself and below the reader of instructions begin with."""
@@ -24,7 +25,15 @@ def groups_of(
 
     Returns:
       Groups for `optim.adamw` or `optim.adafactor`; all that matches none learns at rate 1.
+
+    Raises:
+      InputError: if something is said of how the base model learns, and nothing of it does.
     """
+    if hyper.base == "nothing" and (base_rate != 1.0 or base_optimizer is not None):
+        raise InputError(
+            "BASE_RATE and BASE_OPTIMIZER say how the model itself learns, but nothing of it does; leave them out, or "
+            "give TRAINED"
+        )
     frozen = functools.partial(_is_frozen, hyper)
     groups = [Group(name="frozen", matches=frozen, rate=0.0)] if _freezes(hyper) else []
     if hyper.base != "nothing" and (base_rate != 1.0 or base_optimizer is not None):

@@ -33,7 +33,7 @@ class StepMemory:
     """Bytes that a compiled step takes on each device, as XLA lays out its buffers.
 
     Attributes:
-      arguments: of parameters, optimiser state and batch.
+      arguments: of parameters, optimiser state, batch, and what an objective holds, such as teachers.
       temporary: of activations and gradients, as far as they are there at the same time.
       results: of results that do not lie in the arguments' place.
     """

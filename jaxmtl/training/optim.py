@@ -207,7 +207,10 @@ def in_groups(
 
 
 def _check_groups(groups: Sequence[Group], params: Any) -> None:
-    """Refuses a group without parameters, and groups that leave nothing to train."""
+    """Refuses groups of one name, a group without parameters, and groups that leave nothing to train."""
+    names = [group.name for group in groups]
+    if "" in names or len(set(names)) < len(names):
+        raise InputError(f"parameter groups are named {names}; expected a name for each, and all of them different")
     found = [next((i for i, group in enumerate(groups) if group.matches(path)), len(groups)) for path in flat(params)]
     for index, group in enumerate(groups):
         if index not in found:

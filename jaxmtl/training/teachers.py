@@ -48,7 +48,7 @@ class TaskAdapters:
     """One adapter for each task that has one; tasks of a category may share theirs.
 
     Attributes:
-      tree: leaves [M, L, in, R] and so on, the scale part of `b`.
+      tree: leaves [M, L, in, R] and so on, the scale part of `b`; of numpy until a step puts them on devices.
       of_task: int32 [N], the adapter of each task; -1 for none.
     """
 
@@ -84,13 +84,14 @@ def task_adapters(adapters: Mapping[str, Adapter], group_of_task: Sequence[str])
     names = sorted(set(group_of_task) & set(adapters))
     if not names:
         raise InputError(f"none of {len(set(group_of_task))} groups of tasks has a teacher among {len(adapters)}")
-    trees = [adapters[name].collection() for name in names]
+    # Stacked in the memory of this process: a step puts them on its devices, where there is one copy then.
+    trees = [jax.tree.map(np.asarray, adapters[name].collection()) for name in names]
     shapes = [jax.tree.map(jnp.shape, tree) for tree in trees]
     for name, shape in zip(names, shapes, strict=True):
         if shape != shapes[0]:
             raise InputError(f"teachers {names[0]!r} and {name!r} differ in rank or in the layers that they change")
     of_task = np.array([names.index(group) if group in names else -1 for group in group_of_task], np.int32)
-    return TaskAdapters(tree=rows.stack(trees), of_task=of_task)
+    return TaskAdapters(tree=jax.tree.map(lambda *leaves: np.stack(leaves), *trees), of_task=of_task)
 
 
 Reads = Callable[[Mapping[str, jax.Array], Any], jax.Array]
@@ -114,7 +115,7 @@ def instruction_and_input(batch: Mapping[str, jax.Array], config: Any, *, max_to
     """Lets a teacher read instruction and input as one text, or `teacher_inputs` where a batch has them.
 
     Args:
-      batch: a batch.
+      batch: a batch; where `instructions` are numbers of tasks, `instruction_texts` are read.
       config: the model's config.
       max_tokens: longer texts are cut, as those are that adapters are fitted on; so are those that are too long for the
         model.
@@ -126,8 +127,8 @@ def instruction_and_input(batch: Mapping[str, jax.Array], config: Any, *, max_to
     """
     if "teacher_inputs" in batch:
         return batch["teacher_inputs"]
-    index = batch.get("instruction_index")
-    own = batch["instructions"] if index is None else jnp.take(batch["instructions"], index, axis=0)
+    texts, index = batch.get("instruction_texts", batch["instructions"]), batch.get("instruction_index")
+    own = texts if index is None else jnp.take(texts, index, axis=0)
     limits = room(config)
     together = None if limits.together is None else limits.together - batch["targets"].shape[1]
     most = min(limit for limit in (max_tokens, limits.inputs, together) if limit is not None)
@@ -229,6 +230,8 @@ def joined(
 ) -> jax.Array:
     """Puts instruction and input together as one text, without padding or special tokens between them.
 
+    If both are too long, the instruction loses its last tokens; only what is too long alone loses some of the input.
+
     Args:
       instructions: int32 [B, I].
       inputs: int32 [B, S].
@@ -236,7 +239,7 @@ def joined(
       eos_id: token id that ends a text (of OPT also begins it); taken from the instruction's end.
       start_id: token id that begins a text, if the vocabulary has another; where both texts begin with such a token,
         it is taken from the input.
-      most: longer texts are cut to so many tokens, the last of which is that which ended them; None cuts nothing.
+      most: tokens that there may be; an input that is cut still ends with the token that ended it. None cuts nothing.
 
     Returns:
       int32 [B, I + S], or [B, most] if that is less, padded at the end.
@@ -246,7 +249,11 @@ def joined(
     own = jnp.where(is_end, pad_id, instructions)
     begins = (inputs[:, 0] == own[:, 0]) & ((inputs[:, 0] == eos_id) | (inputs[:, 0] == start_id))
     is_start = begins[:, None] & (jnp.arange(inputs.shape[1]) == 0)
-    both = jnp.concatenate([own, jnp.where(is_start, pad_id, inputs)], axis=1)
+    second = jnp.where(is_start, pad_id, inputs)
+    if most is not None:
+        left = most - (second != pad_id).sum(axis=1, keepdims=True)
+        own = jnp.where(place < left, own, pad_id)
+    both = jnp.concatenate([own, second], axis=1)
     text = jnp.take_along_axis(both, jnp.argsort(both == pad_id, axis=1, stable=True), axis=1)
     if most is None or text.shape[1] <= most:
         return text

@@ -104,7 +104,7 @@ def load_hyper(folder: str | os.PathLike, pretrained: Pretrained) -> Hyper:
       InputError: if a file is missing or damaged, or the hypernetwork is another model's.
     """
     folder = pathlib.Path(folder)
-    config, reader = read_hyper_config(folder)
+    config, reader = read_hyper_config(folder, dtype=pretrained.config.dtype)
     tensors, notes = read_file(folder / PARAMS)
     if notes.get(BASE_HASH, pretrained.hash) != pretrained.hash:
         raise InputError(

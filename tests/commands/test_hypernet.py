@@ -127,6 +127,10 @@ def test_a_model_that_reads_demonstrations_teaches_a_hypernetwork(run_dir, instr
     before, (after, _) = load_pretrained(run_dir), load_hyper_run(tmp_path / "fused")
     moved = {path for path, leaf in flat(after.params).items() if not np.array_equal(leaf, flat(before.params)[path])}
     assert moved and all("norm" in path or "token_embedding" in path for path in moved)
+    names = json.loads((tmp_path / "fused/checkpoints/2/optimizer/_METADATA").read_text())["tree_metadata"]
+    of_base = [name for name in names if name.startswith("('base',")]
+    assert any("v_row" in name for name in of_base), "Adafactor's"
+    assert any("'mu'" in name for name in names) and not any("'mu'" in name for name in of_base), "Adam's"
 
 
 def test_a_reader_has_the_words_of_the_model(run_dir, other_store, tmp_path):

@@ -51,8 +51,16 @@ def test_rows_of_numbered_tasks_read_their_number():
         def __next__(self):
             return {"task_ids": np.array([3, 0, 3], np.int32)}
 
-    stream = NumberedTasks(Stream())
-    assert next(stream)["instructions"].tolist() == [[3], [0], [3]] and stream.rows == "rows"
+    stream = NumberedTasks(Stream(), pad_id=9)
+    batch = next(stream)
+    assert batch["instructions"].tolist() == [[3], [0], [3]] and stream.rows == "rows"
+    assert batch["instruction_texts"].tolist() == [[9], [9], [9]], "nothing stands in words"
+
+
+def test_teachers_still_have_what_stands_in_words():
+    texts = np.array([[5, 1], [6, 1]], np.int32)
+    stream = NumberedTasks(iter([{"task_ids": np.array([1, 0], np.int32), "instructions": texts}]), pad_id=0)
+    np.testing.assert_array_equal(next(stream)["instruction_texts"], texts)
 
 
 @hypothesis.given(st.lists(st.integers(0, 300), min_size=1, max_size=4), st.integers(100, 300))
@@ -69,14 +77,16 @@ def test_instructions_lose_padding_by_halves_and_no_token(lengths, width):
 
 
 @pytest.mark.parametrize(
-    ("instruction", "inputs", "start", "expected"),
+    ("instruction", "inputs", "start", "most", "expected"),
     [
-        ([5, 6, 1], [7, 1], [], [5, 6, 7, 1]),
-        ([5, 6], [7], [], [5, 6, 7]),
-        ([0, 5, 1], [0, 7, 1], [0], [0, 5, 7, 1]),  # BART's: a token before each text
-        ([1, 5], [1, 7], [1], [1, 5, 7]),  # OPT's: the end token stands before a text
-        ([5], [0, 7, 1], [0], [5, 7, 1]),
+        ([5, 6, 1], [7, 1], [], 4, [5, 6, 7, 1]),
+        ([5, 6], [7], [], 9, [5, 6, 7]),
+        ([0, 5, 1], [0, 7, 1], [0], 9, [0, 5, 7, 1]),  # BART's: a token before each text
+        ([1, 5], [1, 7], [1], 9, [1, 5, 7]),  # OPT's: the end token stands before a text
+        ([5], [0, 7, 1], [0], 9, [5, 7, 1]),
+        ([5, 6, 1], [7, 8, 1], [], 4, [5, 7, 8, 1]),  # the instruction makes room for the input
+        ([5, 6, 1], [7, 8, 9, 1], [], 3, [7, 8, 1]),
     ],
 )
-def test_instruction_and_input_become_one_text(instruction, inputs, start, expected):
-    assert joined_ids(np.array(instruction), np.array(inputs), start, 1) == expected
+def test_instruction_and_input_become_one_text(instruction, inputs, start, most, expected):
+    assert joined_ids(np.array(instruction), np.array(inputs), start, 1, most) == expected

@@ -15,8 +15,7 @@ from jaxmtl.adapters.distill import divergence, update_distance
 from jaxmtl.adapters.hyper_config import GeneratorConfig, HyperConfig
 from jaxmtl.adapters.hyper_model import HyperModel
 from jaxmtl.adapters.lora import init_adapter
-from jaxmtl.feed.instructions import joined_ids
-from jaxmtl.feed.tokenise import cut
+from jaxmtl.feed.instructions import NumberedTasks, joined_ids
 from jaxmtl.models.bart_config import BARTConfig
 from jaxmtl.models.gpt_config import OPTConfig
 from jaxmtl.models.trees import flat
@@ -117,7 +116,7 @@ def test_the_text_is_what_adapters_are_fitted_on(instruction, inputs, around, mo
     framed = [np.array([*start, *words, end], np.int32) for words in (instruction, inputs)]
     pages = [np.pad(row, (0, 9 - len(row)))[None] for row in framed]
     found = joined(*pages, pad_id=0, eos_id=end, start_id=2, most=most)
-    expected = cut(joined_ids(*framed, start, end), most, end)
+    expected = joined_ids(*framed, start, end, most)
     np.testing.assert_array_equal(found[0], np.pad(expected, (0, min(most, 18) - len(expected))))
 
 
@@ -129,6 +128,18 @@ def test_a_teacher_reads_no_more_than_its_model_has_room_for():
     assert instruction_and_input(BATCH, together).shape == (4, 7), "three tokens of target, the last is not read"
     assert instruction_and_input(BATCH, T5_CONFIG).shape == (4, 11)
     np.testing.assert_array_equal(input_alone(BATCH, config), BATCH["inputs"])
+
+
+def test_a_teacher_of_learned_tasks_reads_words_and_not_numbers():
+    texts = BATCH["instructions"][BATCH["instruction_index"]]
+    words = {name: field for name, field in BATCH.items() if name != "instruction_index"} | {"instructions": texts}
+    numbered = next(NumberedTasks(iter([words]), pad_id=0))
+    np.testing.assert_array_equal(numbered["instructions"], BATCH["task_ids"][:, None])
+    expected = instruction_and_input(BATCH, T5_CONFIG)
+    np.testing.assert_array_equal(instruction_and_input(numbered, T5_CONFIG), expected)
+    del words["instructions"]
+    alone = instruction_and_input(next(NumberedTasks(iter([words]), pad_id=0)), T5_CONFIG)
+    np.testing.assert_array_equal(alone[:, :5], BATCH["inputs"])
 
 
 def test_a_model_that_reads_demonstrations_may_teach():
@@ -155,7 +166,8 @@ def test_arrays_of_teachers_are_arguments_of_a_step():
         teacher=ModelTeacher(module=BASE, params=random_like(BASE, seed=3)), updates=teachers(), distance="update"
     )
     arrays, together = taken_apart(whole)
-    assert sum(leaf.size for leaf in arrays) > sum(leaf.size for leaf in jax.tree.leaves(whole.teacher.params))
+    own = [whole.teacher.params, whole.updates.tree, whole.updates.of_task]
+    assert sum(leaf.size for leaf in arrays) == sum(leaf.size for leaf in jax.tree.leaves(own))
     module, params = toy(CONFIG)
     run = lambda arrays, params: together(arrays)(module, {"params": params}, BATCH).objective
     abstract = [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in arrays]
@@ -165,6 +177,8 @@ def test_arrays_of_teachers_are_arguments_of_a_step():
     np.testing.assert_allclose(
         jax.jit(run)(arrays, params), whole(module, {"params": params}, BATCH).objective, rtol=1e-5
     )
+    alike, _ = taken_apart(InstructedLoss(teacher=AdaptedTeacher(adapters=teachers()), updates=teachers()))
+    assert len(alike) == len(jax.tree.leaves(teachers())), "what stands in two places is one argument"
     plain, same = taken_apart(EncoderDecoderLoss())
     assert not plain and same([]) == EncoderDecoderLoss()
 
@@ -264,6 +278,7 @@ def test_training_nears_the_teachers_and_leaves_frozen_leaves_as_they_are_to_the
     [
         (lambda: InstructedLoss(distance="gram"), UnknownNameError, "unknown distance of updates"),
         (lambda: InstructedLoss(temperature=0), InputError, "expected above 0"),
+        (lambda: groups_of(CONFIG, base_rate=0.5), InputError, "nothing of it does"),
         (
             lambda: AdaptedTeacher(adapters=teachers())(
                 HyperModel(dataclasses.replace(CONFIG, base="norms and embeddings"), BASE), {}, BATCH

@@ -162,6 +162,17 @@ def test_a_group_may_learn_by_an_optimiser_of_its_own():
         params = jax.tree.map(jnp.add, params, updates)
 
 
+@pytest.mark.parametrize("names", [("a", "a"), ("a", "")])
+def test_groups_have_names_of_their_own(names):
+    groups = [
+        optim.Group(name=name, matches=lambda path, start=start: path == start)
+        for name, start in zip(names, "xy", strict=True)
+    ]
+    transform = optim.adamw(RATE, {"x": False, "y": False}, groups=groups)
+    with pytest.raises(InputError, match="expected a name for each, and all of them different"):
+        transform.init({"x": jnp.zeros(2), "y": jnp.zeros(2)})
+
+
 def test_groups_that_leave_nothing_to_train_are_refused():
     group = optim.Group(name="all", matches=lambda path: True, rate=0.0)
     with pytest.raises(InputError, match="no parameter is trained"):
