@@ -108,7 +108,10 @@ class InstructedLoss:
         return Losses(objective=objective, loss=losses.loss, tokens=losses.tokens, terms=terms)
 
     def _update_term(self, generated: Any, updates: TaskAdapters, task_ids: jax.Array, mask: jax.Array) -> Term:
-        """Spreads each row's distance over its target tokens, so that all rows of a batch weigh the same."""
+        """Spreads each row's distance over its target tokens, so that all rows of a batch weigh the same.
+
+        Of a batch that is cut into microbatches, those of one microbatch do.
+        """
         if generated is None:
             raise InputError(
                 "the hypernetwork generates no low-rank updates to compare with teachers'; set updates to None"
