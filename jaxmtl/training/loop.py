@@ -75,8 +75,8 @@ class Run:
       learning_rate: one of `schedules`.
       mesh: devices; all of them along `data` if None.
       rules: logical axis to mesh axis.
-      objective: scores a batch; if its class is registered with JAX as a tree, arrays that it holds are arguments of the
-        compiled step, else they are constants of it.
+      objective: scores a batch; if its class is registered with JAX as a tree, arrays that it holds are arguments of
+        the compiled step, else they are constants of it.
       num_microbatches: parts that each batch is cut into to need less memory.
       normaliser: `normalisers.batch_tokens`, or `window_tokens` for streams of `jaxmtl.feed.stream`.
       seed: seed of random weights and dropout.
