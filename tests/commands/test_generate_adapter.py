@@ -154,6 +154,7 @@ def hypernets(model, tmp_path_factory):
 WRITTEN = {"plain": FILES - {"adaptation.safetensors"}, "whole": FILES, "prefixes": {"adaptation.safetensors"}}
 
 
+@pytest.mark.long
 def test_a_new_adapter_lies_beside_nothing_of_an_older_one(hypernets, tmp_path):
     for name in ("whole", "plain", "whole", "prefixes", "plain"):
         assert main([*hypernets[name], "--out", str(tmp_path)]) == 0

@@ -161,6 +161,7 @@ def test_a_model_that_reads_demonstrations_may_teach():
         teacher(module, {"params": own}, BATCH)
 
 
+@pytest.mark.long
 def test_arrays_of_teachers_are_arguments_of_a_step():
     whole = InstructedLoss(
         teacher=ModelTeacher(module=BASE, params=random_like(BASE, seed=3)), updates=teachers(), distance="update"
