@@ -164,28 +164,34 @@ def fit(
 
     Source: TAGI's task teachers, methods 1.1 and 1.7.
     """
-    from jaxmtl.files import write_whole
     from jaxmtl.weights import check_reads, load_pretrained, save_adapter
 
     pretrained = load_pretrained(path, dtype=dtype, mesh=mesh)
     check_reads(pretrained.config, pretrained.tokenizer, store)
     root, groups = pathlib.Path(run_dir), grouped(store, split, group)
-    options: dict[str, Any] = dict(learning_rate=learning_rate, seed=seed, max_input_tokens=max_input_tokens)
-    made_with = dict(version=VERSION, weights_hash=pretrained.hash, lora=dataclasses.asdict(lora), **options)
-    made_with["reads"] = reads.__name__
-    made_with |= dict(epochs=schedule.epochs, steps=schedule.steps, batch_size=schedule.batch_size)
+    options: Any = dict(learning_rate=learning_rate, seed=seed, max_input_tokens=max_input_tokens, reads=reads)
+    made_with = _made_with(pretrained, lora, schedule) | options | dict(reads=reads.__name__)
     keys = {name: _key(store, split, tasks, made_with) for name, tasks in groups.items()}
     kept = {name: entry for name, entry in _read(root / FITS).items() if entry.get("key") == keys.get(name)}
-    _write(root / FITS, kept)
-    write_whole(root / "config.gin", operative_text())
-    fits = [
-        fit_of_tasks(store, split, name, groups[name], **options, reads=reads) for name in groups if name not in kept
-    ]
+    _begin(root, kept, operative_text())
+    fits = [fit_of_tasks(store, split, name, groups[name], **options) for name in groups if name not in kept]
     for one, fitted in _fitted(pretrained, fits, lora, schedule, mesh):
         save_adapter(root / folder_of(one.name), fitted.learnt, pretrained)
         kept[one.name] = _entry(keys[one.name], one, fitted)
         _write(root / FITS, kept)  # behind its adapter: what is named is whole
     return {name: kept[name] for name in groups}
+
+
+def _begin(root: pathlib.Path, kept: Mapping[str, Any], config: str) -> None:
+    from jaxmtl.files import write_whole
+
+    _write(root / FITS, kept)
+    write_whole(root / "config.gin", config)
+
+
+def _made_with(pretrained: "Pretrained", lora: "LoRA", schedule: "Schedule") -> dict[str, Any]:
+    how_long = dict(epochs=schedule.epochs, steps=schedule.steps, batch_size=schedule.batch_size)
+    return dict(version=VERSION, weights_hash=pretrained.hash, lora=dataclasses.asdict(lora), **how_long)
 
 
 def _fitted(
