@@ -99,67 +99,23 @@ def _covered(teachers: str | os.PathLike, folders: "AdapterFolders", groups: Seq
     return there
 
 
-def model_teacher(
-    adapters: "TaskAdapters | None",
-    *,
-    path: str | None,
-    store: "TokenStore",
-    reads: "Reads",
-    dtype: str = "float32",
-    mesh: "Mesh | None" = None,
-) -> "Teacher":
-    """Loads another model as teacher of all tasks, such as Tk-Instruct.
+def another_model(
+    *, path: str | None, store: "TokenStore", dtype: str = "float32", mesh: "Mesh | None" = None
+) -> "Pretrained":
+    """Loads a model that is to teach.
 
     Args:
-      adapters: not used; L_ins compares with them all the same.
       path: what `load_pretrained` takes.
       store: the tokenised examples.
-      reads: `teachers.instruction_and_input`, or `teachers.input_alone`.
       dtype: dtype of its weights and activations.
       mesh: devices that share its parameters; all of them along `data` if None.
 
     Returns:
-      The teacher.
+      The model.
 
     Raises:
-      InputError: if there is no path, or the store means something else to the teacher.
+      InputError: if there is no path, or the store means something else to the model.
     """
-    from jaxmtl.training.teachers import ModelTeacher
-
-    pretrained = _teaching_model(path, store, dtype, mesh)
-    return ModelTeacher(module=pretrained.module, params=pretrained.params, reads=reads)
-
-
-def fused_teacher(
-    adapters: "TaskAdapters | None",
-    *,
-    path: str | None,
-    store: "TokenStore",
-    dtype: str = "float32",
-    mesh: "Mesh | None" = None,
-) -> "Teacher":
-    """Loads a model that reads demonstrations, such as a run of runs/fid.gin, as teacher of all tasks.
-
-    Args:
-      adapters: not used; L_ins compares with them all the same.
-      path: as in `model_teacher`.
-      store: as in `model_teacher`.
-      dtype: as in `model_teacher`.
-      mesh: as in `model_teacher`.
-
-    Returns:
-      The teacher; it needs batches of `supports.support_stream`.
-
-    Raises:
-      InputError: as in `model_teacher`.
-    """
-    from jaxmtl.training.teachers import FusedTeacher
-
-    pretrained = _teaching_model(path, store, dtype, mesh)
-    return FusedTeacher(module=pretrained.module, params=pretrained.params)
-
-
-def _teaching_model(path: str | None, store: "TokenStore", dtype: str, mesh: "Mesh | None") -> "Pretrained":
     from jaxmtl.partitioning import make_mesh
     from jaxmtl.weights import check_reads, load_pretrained
 
@@ -168,6 +124,37 @@ def _teaching_model(path: str | None, store: "TokenStore", dtype: str, mesh: "Me
     pretrained = load_pretrained(path, dtype=dtype, mesh=mesh or make_mesh())
     check_reads(pretrained.config, pretrained.tokenizer, store)
     return pretrained
+
+
+def model_teacher(adapters: "TaskAdapters | None", *, model: "Pretrained", reads: "Reads") -> "Teacher":
+    """Makes another model the teacher of all tasks, such as Tk-Instruct.
+
+    Args:
+      adapters: not used; L_ins compares with them all the same.
+      model: the model.
+      reads: `teachers.instruction_and_input`, or `teachers.input_alone`.
+
+    Returns:
+      The teacher.
+    """
+    from jaxmtl.training.teachers import ModelTeacher
+
+    return ModelTeacher(module=model.module, params=model.params, reads=reads)
+
+
+def fused_teacher(adapters: "TaskAdapters | None", *, model: "Pretrained") -> "Teacher":
+    """Makes a model that reads demonstrations the teacher of all tasks, such as a run of runs/fid.gin.
+
+    Args:
+      adapters: not used; L_ins compares with them all the same.
+      model: the model.
+
+    Returns:
+      The teacher; it needs batches of `supports.support_stream`.
+    """
+    from jaxmtl.training.teachers import FusedTeacher
+
+    return FusedTeacher(module=model.module, params=model.params)
 
 
 def adapted_teacher(adapters: "TaskAdapters | None", *, reads: "Reads") -> "Teacher | None":
