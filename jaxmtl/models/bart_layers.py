@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
+from jaxmtl.models.absorbed import absorbs, attend_to_memory
 from jaxmtl.models.attention import attend_to_kept, attend_to_written, share_keys
 from jaxmtl.models.bart_config import BARTConfig
 from jaxmtl.models.bottleneck import with_bottleneck
@@ -68,6 +69,10 @@ class MultiHeadAttention(nn.Module):
         self, x: jax.Array, memory: jax.Array, bias: jax.Array | None, mask: Mask | None, *, train: bool
     ) -> jax.Array:
         """Lets `x` [B·R, T, D] look at `memory` [B, S, D]; returns [B·R, T, D]."""
+        if bias is None and not train and absorbs(self, x.shape[0] * x.shape[1] // memory.shape[0], memory, mask):
+            query, mask = share_keys(self._queries(x), mask, memory.shape[0])
+            mixed = attend_to_memory(self.config.attention, query, memory, self.key, self.value, mask)
+            return self.out(mixed.reshape(*x.shape[:-1], -1))
         key, value, bias, mask = with_prefix(self, *self.look_at(memory), bias, mask)
         keep_rate = 1.0 - self.config.attention_dropout_rate
         keep = None

@@ -24,7 +24,7 @@ def run(verb, *files, **bindings):
 
 def learn(model, store, folder, steps, *files, **bindings):
     """Trains a model and returns its first and last training losses, nats per target."""
-    how = dict(STEPS=steps, SAVE_EVERY=steps, LOG_EVERY=10, NUM_SHAPES=2, WARMUP_STEPS=10, BATCH_SIZE=16) | bindings
+    how = dict(STEPS=steps, SAVE_EVERY=steps, LOG_EVERY=10, NUM_SHAPES=2, WARMUP_STEPS=10, BATCH_SIZE=8) | bindings
     run("train", model, "runs/train", *files, "mesh/cpu1", STORE=store, RUN_DIR=folder, **how)
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
@@ -49,9 +49,9 @@ def test_bart_learns_dialogue_tasks(tmp_path):
     file = tmp_path / "dialogue.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows if len(row["output"].split()) == 1))
     store, trained = tmp_path / "store", tmp_path / "trained"
-    where = dict(DATA_DIR=file, VOCABULARY=VOCABULARIES / "roberta-base", MAX_INPUT_TOKENS=192)
+    where = dict(DATA_DIR=file, VOCABULARY=VOCABULARIES / "roberta-base", MAX_INPUT_TOKENS=96)
     run("cache", "tasks/jsonl", STORE=store, NAME="real_dialogue", **where)
-    first, last = learn("models/bart/tiny", store, trained, 110, LEARNING_RATE=3e-3)
+    first, last = learn("models/bart/tiny", store, trained, 80, LEARNING_RATE=3e-3)
     before, after = before_and_after("models/bart/tiny", store, trained, MAX_TOKENS=6)
     assert last < 0.5 * first and after["nll"] < 0.5 * before["nll"]
     assert before["exact_match"] == 0 < after["exact_match"]
@@ -63,7 +63,7 @@ def test_gpt2_learns_natural_instructions(tmp_path):
     for name in SNI_TASKS:
         (tasks / f"{name}.json").symlink_to(REAL_DATA / "sni" / "tasks" / f"{name}.json")
     (tasks.parent / "list.txt").write_text("\n".join(SNI_TASKS) + "\n")
-    where = dict(DATA_DIR=tasks.parent, TASK_LIST="list.txt", VOCABULARY=VOCABULARIES / "gpt2", MAX_INPUT_TOKENS=256)
+    where = dict(DATA_DIR=tasks.parent, TASK_LIST="list.txt", VOCABULARY=VOCABULARIES / "gpt2", MAX_INPUT_TOKENS=192)
     run(
         "cache",
         "tasks/sni_train",
@@ -73,7 +73,7 @@ def test_gpt2_learns_natural_instructions(tmp_path):
         SPLITS="('train', 'validation')",
         **where,
     )
-    first, last = learn("models/gpt2/tiny", store, trained, 60, LEARNING_RATE=3e-3)
+    first, last = learn("models/gpt2/tiny", store, trained, 40, LEARNING_RATE=3e-3)
     before, after = before_and_after("models/gpt2/tiny", store, trained, SPLIT="validation", MAX_TOKENS=6)
     assert last < 0.5 * first and after["nll"] < 0.5 * before["nll"]
     assert before["exact_match"] == 0 < after["exact_match"]
@@ -102,9 +102,9 @@ def written(file):
 def test_heads_learn_tags_classes_and_answers_together(tmp_path):
     store, trained, plain = tmp_path / "store", tmp_path / "trained", tmp_path / "plain"
     where = dict(DATA_DIR=few_answers(tmp_path / "data"), VOCABULARY=VOCABULARIES / "roberta-base")
-    run("cache", "tasks/transfer", STORE=store, TASKS="('wnut17', 'rte', 'xquad_en')", MAX_INPUT_TOKENS=256, **where)
+    run("cache", "tasks/transfer", STORE=store, TASKS="('wnut17', 'rte', 'xquad_en')", MAX_INPUT_TOKENS=192, **where)
     learning = dict(LEARNING_RATE=3e-3, EVALUATIONS="()", EARLY_STOPPING=None)
-    first, last = learn("models/roberta/tiny", store, trained, 120, "runs/heads", **learning)
+    first, last = learn("models/roberta/tiny", store, trained, 80, "runs/heads", **learning)
     run("evaluate", "models/roberta/tiny", "runs/untrained_heads", STORE=store, RUN_DIR=plain, SPLIT="train")
     run("evaluate", "runs/evaluate_heads", CHECKPOINT=trained, STORE=store, RUN_DIR=trained, SPLIT="train")
     before, after = (

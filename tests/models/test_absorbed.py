@@ -1,0 +1,137 @@
+"""Cross-attention of few queries: what it gives is what keys and values, written out in float64, give."""
+
+import contextlib
+from unittest import mock
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxmtl.models import absorbed, bart_layers, t5_layers
+from jaxmtl.models.bart_config import BARTConfig
+from jaxmtl.models.masks import Mask
+from jaxmtl.models.t5_config import T5Config
+
+BATCH, LENGTH, WIDTH, HEADS = 2, 9, 12, 3
+SIZES = dict(vocab_size=32, embed_dim=WIDTH, num_heads=HEADS, mlp_dim=20, num_encoder_layers=1, num_decoder_layers=1)
+MODULES = {
+    "t5": t5_layers.MultiHeadAttention(T5Config(head_dim=5, **SIZES)),
+    "bart": bart_layers.MultiHeadAttention(BARTConfig(**SIZES)),
+}
+BOTH = pytest.mark.parametrize("name", MODULES)
+
+
+def drawn(seed, *shape):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def params_of(module, seed):
+    shapes = nn.unbox(jax.eval_shape(lambda: attend(module, {}, drawn(0, 2, 1, WIDTH), init=True)))["params"]
+    leaves, tree = jax.tree.flatten(shapes)
+    return jax.tree.unflatten(tree, [drawn(seed + number, *leaf.shape) / 3 for number, leaf in enumerate(leaves)])
+
+
+def attend(module, variables, x, mask=None, *, init=False):
+    call = (jnp.asarray(x), jnp.asarray(drawn(1, BATCH, LENGTH, WIDTH)), None, mask)
+    return module.init(jax.random.key(0), *call, train=False) if init else module.apply(variables, *call, train=False)
+
+
+@contextlib.contextmanager
+def absorbing(gain):
+    """Absorbs where that is less arithmetic by this factor; yields the calls that did."""
+    calls = mock.Mock(side_effect=absorbed.attend_to_memory)
+    with mock.patch.object(absorbed, "LEAST_GAIN", gain), contextlib.ExitStack() as stack:
+        for layers in (t5_layers, bart_layers):
+            stack.enter_context(mock.patch.object(layers, "attend_to_memory", calls))
+        yield calls
+
+
+ALWAYS, NEVER = 0.0, float("inf")
+
+
+def by_hand(module, params, x, seen):
+    """Each row, query and head on its own, in float64."""
+    memory, heads = drawn(1, BATCH, LENGTH, WIDTH).astype(np.float64), module.config.num_heads
+    project = lambda layer, y: y @ params[layer]["kernel"].astype(np.float64) + params[layer].get("bias", 0.0)
+    rows, scale = x.shape[0] // BATCH, module.config.head_dim**-0.5 if "bias" in params["query"] else 1.0
+    mixed = np.zeros((*x.shape[:2], heads, module.config.head_dim))
+    for row, query in enumerate(project("query", x.astype(np.float64)) * scale):
+        real = memory[row // rows][seen[row // rows]]
+        if not len(real):
+            continue
+        keys, values = (project(layer, real).reshape(len(real), heads, -1) for layer in ("key", "value"))
+        for place, one in enumerate(query.reshape(x.shape[1], heads, -1)):
+            scores = np.einsum("hk,shk->hs", one, keys)
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            mixed[row, place] = np.einsum("hs,shk->hk", weights / weights.sum(axis=1, keepdims=True), values)
+    return project("out", mixed.reshape(*x.shape[:2], -1))
+
+
+@BOTH
+@given(rows=st.sampled_from([1, 3]), queries=st.sampled_from([1, 4]), seed=st.integers(0, 2**16), data=st.data())
+def test_it_is_what_keys_and_values_give(name, rows, queries, seed, data):
+    lengths = data.draw(st.lists(st.integers(0, LENGTH), min_size=BATCH, max_size=BATCH))
+    seen = np.arange(LENGTH) < np.array(lengths)[:, None]
+    module, x = MODULES[name], drawn(seed, BATCH * rows, queries, WIDTH)
+    params = params_of(module, seed)
+    with absorbing(ALWAYS) as calls:
+        found = attend(module, {"params": params}, x, Mask(keys=jnp.asarray(seen)))
+    assert calls.call_count == 1
+    # Sums of a few dozen float32 terms of size 1.
+    np.testing.assert_allclose(found, by_hand(module, params, x, seen), atol=2e-5)
+
+
+def others(module):
+    """What may add to a cross-attention's keys and values, by name."""
+    inner, width = (HEADS * module.config.head_dim,), (HEADS, module.config.head_dim)
+    both = lambda *shape: {name: drawn(len(name), *shape) for name in ("key", "value")}
+    return {
+        "a prefix": {"prefix": both(1, 4, *inner)},
+        "an instruction": {"instruction": both(2, 4, *width) | {"index": np.array([1, 0])}},
+        "an update": {"lora": {"value": {"a": drawn(5, WIDTH, 2), "b": drawn(6, 2, *inner)}}},
+    }
+
+
+@BOTH
+@pytest.mark.parametrize("kind", ["a prefix", "an instruction", "an update"])
+def test_keys_and_values_are_made_where_there_is_more_to_see_than_the_memory(name, kind):
+    module, x = MODULES[name], drawn(3, BATCH, 2, WIDTH)
+    variables = {"params": params_of(module, 4)}
+    with absorbing(ALWAYS) as calls:
+        plain, found = attend(module, variables, x), attend(module, variables | others(module)[kind], x)
+    assert calls.call_count == 1
+    assert np.abs(found - plain).max() > 1e-2
+
+
+@BOTH
+def test_training_and_packed_rows_make_keys_and_values(name):
+    module, x = MODULES[name], drawn(3, BATCH, 2, WIDTH)
+    variables, memory = {"params": params_of(module, 4)}, drawn(1, BATCH, LENGTH, WIDTH)
+    segments = Mask(keys=jnp.ones((BATCH, LENGTH), jnp.int32), queries=jnp.ones((BATCH, 2), jnp.int32))
+    with absorbing(ALWAYS) as calls:
+        module.apply(variables, x, memory, None, None, train=True, rngs={"dropout": jax.random.key(0)})
+        module.apply(variables, x, memory, None, segments, train=False)
+    assert not calls.called
+
+
+@pytest.mark.parametrize("queries, does", [(1, True), (12, True), (24, True), (48, False), (256, False)])
+def test_few_queries_absorb_and_save_arithmetic(queries, does):
+    module = t5_layers.MultiHeadAttention(T5Config(**SIZES | dict(embed_dim=512, num_heads=6, head_dim=64)))
+    call = jax.eval_shape(lambda: (jnp.zeros((2, queries, 512)), jnp.zeros((2, 224, 512))))
+    variables = nn.unbox(
+        jax.eval_shape(lambda *call: module.init(jax.random.key(0), *call, None, None, train=False), *call)
+    )
+
+    def cost(gain):
+        with absorbing(gain) as calls:
+            run = jax.jit(lambda variables, *call: module.apply(variables, *call, None, None, train=False))
+            compiled = run.lower(variables, *call).compile()
+        return compiled.cost_analysis()["flops"], calls.called
+
+    (chosen, absorbs), (projected, _) = cost(absorbed.LEAST_GAIN), cost(NEVER)
+    assert absorbs == does
+    assert chosen < 0.75 * projected if does else chosen == projected
