@@ -10,6 +10,7 @@ Letters: B batch, T query length, S key length, H heads, K head width.
 import math
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -48,6 +49,24 @@ def share_keys(query: jax.Array, mask: Mask | None, num_inputs: int) -> tuple[ja
     return folded, mask
 
 
+def kept_keys(module: nn.Module, rate: float, batch: int, length: int) -> jax.Array | None:
+    """Draws dropout of attention weights, shared by all queries of a row.
+
+    Args:
+      module: the attention; has `config`, and draws from its "dropout" keys.
+      rate: share of keys dropped.
+      batch: B.
+      length: S.
+
+    Returns:
+      float32 [B, H, S], 0 or the inverse of what is kept; None if nothing is dropped.
+    """
+    if not rate:
+        return None
+    keep_rate, shape = 1.0 - rate, (batch, module.config.num_heads, length)
+    return jax.random.bernoulli(module.make_rng("dropout"), keep_rate, shape) / keep_rate
+
+
 def einsum_attention(
     query: jax.Array,
     key: jax.Array,
@@ -70,11 +89,11 @@ def einsum_attention(
       [B, T, H, K] in the query's dtype; softmax is taken in float32.
     """
     scores = jnp.einsum("bthk,bshk->bhts", query, key, preferred_element_type=jnp.float32)
-    weights = _weights(scores, bias, mask).astype(query.dtype)
+    weights = weights_of(scores, bias, mask).astype(query.dtype)
     if keep is not None:
         weights = weights * keep[:, :, None, :].astype(query.dtype)
     mixed = jnp.einsum("bhts,bshk->bthk", weights, value)
-    return checkpoint_name(_seeing(mixed, mask), SAVED_NAME)
+    return checkpoint_name(seeing(mixed, mask), SAVED_NAME)
 
 
 def attend_to_kept(
@@ -96,8 +115,8 @@ def attend_to_kept(
         scores = _products(query, key)
     else:
         scores = jax.lax.platform_dependent(query, key, cpu=_sums_of_products, default=_products)
-    weights = _weights(scores, bias, mask).astype(query.dtype)
-    return _seeing(mix_kept(weights, value), mask)
+    weights = weights_of(scores, bias, mask).astype(query.dtype)
+    return seeing(mix_kept(weights, value), mask)
 
 
 def attend_to_written(
@@ -190,8 +209,17 @@ def _mixed_as_sums(weights: jax.Array, value: jax.Array) -> jax.Array:
     return mixed[:, None].astype(value.dtype)
 
 
-def _weights(scores: jax.Array, bias: jax.Array | None, mask: Mask | None) -> jax.Array:
-    """Turns scores float32 [B, H, T, S] into weights."""
+def weights_of(scores: jax.Array, bias: jax.Array | None, mask: Mask | None) -> jax.Array:
+    """Turns scores into weights.
+
+    Args:
+      scores: float32 [B, H, T, S].
+      bias: float32 [H or 1, T, S], added to the scores.
+      mask: which keys each query may see.
+
+    Returns:
+      float32 [B, H, T, S], that add up to 1 for each query.
+    """
     if bias is not None:
         scores = scores + bias
     if mask is not None:
@@ -199,8 +227,16 @@ def _weights(scores: jax.Array, bias: jax.Array | None, mask: Mask | None) -> ja
     return jax.nn.softmax(scores, axis=-1)
 
 
-def _seeing(mixed: jax.Array, mask: Mask | None) -> jax.Array:
-    """Puts 0 where a query of [B, T, H, K] sees no key."""
+def seeing(mixed: jax.Array, mask: Mask | None) -> jax.Array:
+    """Puts 0 where a query sees no key.
+
+    Args:
+      mixed: [B, T, H, K].
+      mask: which keys each query may see.
+
+    Returns:
+      [B, T, H, K].
+    """
     return mixed if mask is None else jnp.where(visible(mask).any(-1)[..., None, None], mixed, 0)
 
 

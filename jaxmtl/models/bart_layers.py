@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
 from jaxmtl.models.absorbed import absorbs, attend_to_memory
-from jaxmtl.models.attention import attend_to_kept, attend_to_written, share_keys
+from jaxmtl.models.attention import attend_to_kept, attend_to_written, kept_keys, share_keys
 from jaxmtl.models.bart_config import BARTConfig
 from jaxmtl.models.bottleneck import with_bottleneck
 from jaxmtl.models.decoding_cache import KeysAndValues, kept, write_position
@@ -69,18 +69,14 @@ class MultiHeadAttention(nn.Module):
         self, x: jax.Array, memory: jax.Array, bias: jax.Array | None, mask: Mask | None, *, train: bool
     ) -> jax.Array:
         """Lets `x` [B·R, T, D] look at `memory` [B, S, D]; returns [B·R, T, D]."""
-        if bias is None and not train and absorbs(self, x.shape[0] * x.shape[1] // memory.shape[0], memory, mask):
+        keep = functools.partial(kept_keys, self, self.config.attention_dropout_rate if train else 0.0)
+        if bias is None and absorbs(self, x.shape[0] * x.shape[1] // memory.shape[0], memory):
             query, mask = share_keys(self._queries(x), mask, memory.shape[0])
-            mixed = attend_to_memory(self.config.attention, query, memory, self.key, self.value, mask)
-            return self.out(mixed.reshape(*x.shape[:-1], -1))
-        key, value, bias, mask = with_prefix(self, *self.look_at(memory), bias, mask)
-        keep_rate = 1.0 - self.config.attention_dropout_rate
-        keep = None
-        if train and keep_rate < 1:
-            shape = (key.shape[0], key.shape[2], key.shape[1])
-            keep = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape) / keep_rate
-        query, mask = share_keys(self._queries(x), mask, key.shape[0])
-        mixed = self.config.attention(query, key, value, bias, mask, keep)
+            mixed = attend_to_memory(self, query, memory, mask, keep)
+        else:
+            key, value, bias, mask = with_prefix(self, *self.look_at(memory), bias, mask)
+            query, mask = share_keys(self._queries(x), mask, key.shape[0])
+            mixed = self.config.attention(query, key, value, bias, mask, keep(*key.shape[:2]))
         return self.out(mixed.reshape(*x.shape[:-1], -1))
 
     def look_up(

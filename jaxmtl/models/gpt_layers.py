@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
+from jaxmtl.models.attention import kept_keys
 from jaxmtl.models.bottleneck import with_bottleneck
 from jaxmtl.models.decoding_cache import KeysAndValues, kept, write_position
 from jaxmtl.models.gpt_config import ACTIVATIONS, GPTConfig
@@ -83,7 +84,7 @@ class SelfAttention(nn.Module):
             key, value = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), prompt, own)
             bias = jnp.pad(bias, ((0, 0), (prompt[0].shape[1], 0)))
         key, value, bias, mask = with_prefix(self, key, value, bias[None], seen.mask)
-        keep = self._keep(key) if train else None
+        keep = kept_keys(self, self._dropout_rate if train else 0.0, *key.shape[:2])
         return self._out(self.config.attention(query, key, value, bias, mask, keep)), own
 
     def look_up(
@@ -100,17 +101,13 @@ class SelfAttention(nn.Module):
         seen = prompt_seen if mask is None else mask.keys
         return attend_to_prompt(query, (key, value), own, seen, own_bias)
 
+    @property
+    def _dropout_rate(self) -> float:
+        own = self.config.attention_dropout_rate
+        return self.config.dropout_rate if own is None else own
+
     def _out(self, mixed: jax.Array) -> jax.Array:
         return self.out(mixed.reshape(*mixed.shape[:-2], -1))
-
-    def _keep(self, key: jax.Array) -> jax.Array | None:
-        """Draws which keys are kept, [B, H, L], scaled: one draw for all queries."""
-        config = self.config
-        rate = config.dropout_rate if config.attention_dropout_rate is None else config.attention_dropout_rate
-        if not rate:
-            return None
-        shape = (key.shape[0], key.shape[2], key.shape[1])
-        return jax.random.bernoulli(self.make_rng("dropout"), 1.0 - rate, shape) / (1.0 - rate)
 
 
 class FeedForward(nn.Module):

@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxmtl.models.low_rank import COLLECTION, LowRank, low_rank_update
+from jaxmtl.models.low_rank import low_rank_update, update_of
 
 Initializer = Callable[..., jax.Array]
 
@@ -72,10 +72,8 @@ class Dense(nn.Module):
             y = project(x, kernel.astype(self.dtype))
         if self.bias_init is not None:
             y = y + parameter(self, "bias", self.bias_init, self.axes[1:], (self.features,)).astype(self.dtype)
-        if self.has_variable(COLLECTION, "a"):
-            given = {name: self.get_variable(COLLECTION, name) for name in LowRank._fields}
-            y = y + low_rank_update(x, LowRank(**given))
-        return y
+        update = update_of(self)
+        return y if update is None else y + low_rank_update(x, update)
 
 
 @jax.custom_vjp

@@ -6,6 +6,7 @@ Letters in shapes: A adapters, B rows, L length, R rank.
 import math
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -34,6 +35,20 @@ class LowRank(NamedTuple):
     drop_rate: jax.Array | None = None
 
 
+def update_of(layer: nn.Module) -> LowRank | None:
+    """Reads what the collection "lora" holds for a layer.
+
+    Args:
+      layer: the linear layer.
+
+    Returns:
+      The update; None if there is none.
+    """
+    if not layer.has_variable(COLLECTION, "a"):
+        return None
+    return LowRank(**{name: layer.get_variable(COLLECTION, name) for name in LowRank._fields})
+
+
 def low_rank_update(x: jax.Array, update: LowRank) -> jax.Array:
     """Computes what an adapter adds to a linear layer.
 
@@ -46,14 +61,30 @@ def low_rank_update(x: jax.Array, update: LowRank) -> jax.Array:
 
     Source: LoRA (Hu et al. 2022); methods 6.4.
     """
-    a, b = update.a.astype(x.dtype), update.b.astype(x.dtype)
+    narrow, b = narrowed(x, update), update.b.astype(x.dtype)
+    if b.ndim == 2:
+        return jnp.dot(narrow, b)
+    rows = narrow.reshape(b.shape[0], -1, narrow.shape[-1])
+    return jnp.einsum("nlr,nro->nlo", rows, b).reshape(*x.shape[:-1], b.shape[-1])
+
+
+def narrowed(x: jax.Array, update: LowRank) -> jax.Array:
+    """Does the first half of that: drops, and projects to the rank.
+
+    Args:
+      x: [B, L, in]; [..., in] where one adapter serves all rows.
+      update: the adapters.
+
+    Returns:
+      [B, L, R] in x's dtype.
+    """
+    a = update.a.astype(x.dtype)
     if a.ndim == 2:
-        return jnp.dot(jnp.dot(x, a), b)
+        return jnp.dot(x, a)
     rows = x.reshape(a.shape[0], -1, x.shape[-1])
     if update.keys is not None and update.drop_rate is not None:
         rows = _dropped(rows, update.keys, 1.0 - update.drop_rate)
-    narrow = jnp.einsum("nli,nir->nlr", rows, a)
-    return jnp.einsum("nlr,nro->nlo", narrow, b).reshape(*x.shape[:-1], b.shape[-1])
+    return jnp.einsum("nli,nir->nlr", rows, a).reshape(*x.shape[:-1], a.shape[-1])
 
 
 def _dropped(rows: jax.Array, keys: jax.Array, keep_rate: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax.linen.spmd import with_logical_constraint
 
+from jaxmtl.models.attention import kept_keys
 from jaxmtl.models.layers import Dense, LayerNorm, normal
 from jaxmtl.models.masks import Mask, Segments
 from jaxmtl.models.roberta_config import RobertaConfig
@@ -73,11 +74,7 @@ class SelfAttention(nn.Module):
         project = lambda name: heads(dense(config, width, ("embed", "heads"), name)(x))
         query = project("query") * config.head_dim**-0.5
         key, value = project("key"), project("value")
-        keep = None
-        if train and config.attention_dropout_rate:
-            keep_rate = 1.0 - config.attention_dropout_rate
-            shape = (x.shape[0], config.num_heads, x.shape[1])
-            keep = jax.random.bernoulli(self.make_rng("dropout"), keep_rate, shape) / keep_rate
+        keep = kept_keys(self, config.attention_dropout_rate if train else 0.0, *x.shape[:2])
         mixed = config.attention(query, key, value, None, mask, keep)
         return dense(config, width, ("heads", "embed"), "out")(mixed.reshape(x.shape))
 

@@ -19,8 +19,8 @@ from jaxmtl.models.t5_config import T5Config
 BATCH, LENGTH, WIDTH, HEADS = 2, 9, 12, 3
 SIZES = dict(vocab_size=32, embed_dim=WIDTH, num_heads=HEADS, mlp_dim=20, num_encoder_layers=1, num_decoder_layers=1)
 MODULES = {
-    "t5": t5_layers.MultiHeadAttention(T5Config(head_dim=5, **SIZES)),
-    "bart": bart_layers.MultiHeadAttention(BARTConfig(**SIZES)),
+    "t5": t5_layers.MultiHeadAttention(T5Config(head_dim=5, dropout_rate=0.3, **SIZES)),
+    "bart": bart_layers.MultiHeadAttention(BARTConfig(attention_dropout_rate=0.3, **SIZES)),
 }
 BOTH = pytest.mark.parametrize("name", MODULES)
 
@@ -87,35 +87,78 @@ def test_it_is_what_keys_and_values_give(name, rows, queries, seed, data):
 
 def others(module):
     """What may add to a cross-attention's keys and values, by name."""
-    inner, width = (HEADS * module.config.head_dim,), (HEADS, module.config.head_dim)
+    inner, width = HEADS * module.config.head_dim, (HEADS, module.config.head_dim)
     both = lambda *shape: {name: drawn(len(name), *shape) for name in ("key", "value")}
-    return {
-        "a prefix": {"prefix": both(1, 4, *inner)},
-        "an instruction": {"instruction": both(2, 4, *width) | {"index": np.array([1, 0])}},
-        "an update": {"lora": {"value": {"a": drawn(5, WIDTH, 2), "b": drawn(6, 2, *inner)}}},
+    update = lambda seed, *rows: {"a": drawn(seed, *rows, WIDTH, 2) / 3, "b": drawn(seed + 1, *rows, 2, inner) / 3}
+    dropping = {"keys": np.arange(2 * BATCH, dtype=np.uint32).reshape(BATCH, 2), "drop_rate": np.float32(0.5)}
+    found = {
+        "a prefix": {"prefix": both(1, 4, inner)},
+        "prefixes": {"prefix": both(BATCH, 4, inner)},
+        "instructions": {"instruction": both(3, 4, *width) | {"index": np.array([2, 0])}},
+        "an update": {"lora": {"key": update(5), "value": update(7)}},
+        "updates": {"lora": {"key": update(5, BATCH), "value": update(7, BATCH)}},
+        "updates that drop": {"lora": {"key": update(5, BATCH), "value": update(7, BATCH) | dropping}},
     }
+    return found | {"all": found["prefixes"] | found["instructions"] | found["updates that drop"]}
 
 
 @BOTH
-@pytest.mark.parametrize("kind", ["a prefix", "an instruction", "an update"])
-def test_keys_and_values_are_made_where_there_is_more_to_see_than_the_memory(name, kind):
-    module, x = MODULES[name], drawn(3, BATCH, 2, WIDTH)
-    variables = {"params": params_of(module, 4)}
+@pytest.mark.parametrize(
+    "kind", ["a prefix", "prefixes", "instructions", "an update", "updates", "updates that drop", "all"]
+)
+def test_what_adapts_an_attention_counts_as_where_keys_and_values_are_made(name, kind):
+    module, x = MODULES[name], drawn(3, BATCH * 3, 2, WIDTH)
+    given = others(module)[kind]
+    variables, length = {"params": params_of(module, 4)}, 4 + LENGTH if "instruction" in given else LENGTH
+    seen = Mask(keys=jnp.arange(length) < jnp.array([[length], [length - 5]]))
     with absorbing(ALWAYS) as calls:
-        plain, found = attend(module, variables, x), attend(module, variables | others(module)[kind], x)
-    assert calls.call_count == 1
-    assert np.abs(found - plain).max() > 1e-2
+        found = attend(module, variables | given, x, seen)
+        plain = attend(module, variables, x)
+    with absorbing(NEVER) as others_calls:
+        expected = attend(module, variables | given, x, seen)
+    assert calls.call_count == 2 and not others_calls.called
+    assert np.abs(expected - plain).max() > 1e-2
+    # Sums of a few dozen float32 terms of size 1.
+    np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
 @BOTH
-def test_training_and_packed_rows_make_keys_and_values(name):
-    module, x = MODULES[name], drawn(3, BATCH, 2, WIDTH)
-    variables, memory = {"params": params_of(module, 4)}, drawn(1, BATCH, LENGTH, WIDTH)
-    segments = Mask(keys=jnp.ones((BATCH, LENGTH), jnp.int32), queries=jnp.ones((BATCH, 2), jnp.int32))
-    with absorbing(ALWAYS) as calls:
-        module.apply(variables, x, memory, None, None, train=True, rngs={"dropout": jax.random.key(0)})
-        module.apply(variables, x, memory, None, segments, train=False)
-    assert not calls.called
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
+def test_training_with_dropout_moves_everything_as_where_keys_and_values_are_made(name, packed):
+    module, x, memory = MODULES[name], drawn(3, BATCH, 4, WIDTH), drawn(1, BATCH, LENGTH, WIDTH)
+    adapted = {} if packed else others(module)["prefixes"] | others(module)["updates"]
+    queries = jnp.array([[1, 1, 2, 2], [1, 2, 2, 3]]) if packed else None
+    mask = Mask(keys=jnp.arange(LENGTH) // 3 + 1 if packed else jnp.arange(LENGTH) > 1, queries=queries)
+    mask = mask.replace(keys=jnp.tile(mask.keys, (BATCH, 1)))
+
+    def total(given):
+        x, memory, variables = given
+        found = module.apply(variables, x, memory, None, mask, train=True, rngs={"dropout": jax.random.key(0)})
+        return jnp.sum(found * drawn(9, *found.shape)), found
+
+    def result(gain):
+        with absorbing(gain) as calls:
+            given = (x, memory, {"params": params_of(module, 4)} | adapted)
+            (_, found), gradient = jax.value_and_grad(total, has_aux=True)(given)
+        return found, gradient, calls.call_count
+
+    (found, gradient, absorbed), (expected, their_gradient, projected) = result(ALWAYS), result(NEVER)
+    assert (absorbed, projected) == (1, 0)
+    # Sums of a hundred float32 terms of size 1.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), (found, gradient), (expected, their_gradient)
+    )
+    assert all(jax.tree.leaves(jax.tree.map(lambda leaf: np.abs(leaf).max() > 1e-3, _without_key_bias(gradient))))
+
+
+def _without_key_bias(gradient):
+    """A bias of all keys that a query sees moves nothing."""
+    x, memory, variables = gradient
+    params = {
+        layer: {k: v for k, v in leaves.items() if (layer, k) != ("key", "bias")}
+        for layer, leaves in variables["params"].items()
+    }
+    return x, memory[:, 2:], variables | {"params": params}
 
 
 @pytest.mark.parametrize("queries, does", [(1, True), (12, True), (24, True), (48, False), (256, False)])
