@@ -61,11 +61,7 @@ def low_rank_update(x: jax.Array, update: LowRank) -> jax.Array:
 
     Source: LoRA (Hu et al. 2022); methods 6.4.
     """
-    narrow, b = narrowed(x, update), update.b.astype(x.dtype)
-    if b.ndim == 2:
-        return jnp.dot(narrow, b)
-    rows = narrow.reshape(b.shape[0], -1, narrow.shape[-1])
-    return jnp.einsum("nlr,nro->nlo", rows, b).reshape(*x.shape[:-1], b.shape[-1])
+    return _multiplied(narrowed(x, update), update.b.astype(x.dtype))
 
 
 def narrowed(x: jax.Array, update: LowRank) -> jax.Array:
@@ -78,13 +74,18 @@ def narrowed(x: jax.Array, update: LowRank) -> jax.Array:
     Returns:
       [B, L, R] in x's dtype.
     """
-    a = update.a.astype(x.dtype)
-    if a.ndim == 2:
-        return jnp.dot(x, a)
-    rows = x.reshape(a.shape[0], -1, x.shape[-1])
     if update.keys is not None and update.drop_rate is not None:
-        rows = _dropped(rows, update.keys, 1.0 - update.drop_rate)
-    return jnp.einsum("nli,nir->nlr", rows, a).reshape(*x.shape[:-1], a.shape[-1])
+        rows = x.reshape(update.keys.shape[0], -1, x.shape[-1])
+        x = _dropped(rows, update.keys, 1.0 - update.drop_rate).reshape(x.shape)
+    return _multiplied(x, update.a.astype(x.dtype))
+
+
+def _multiplied(x: jax.Array, factor: jax.Array) -> jax.Array:
+    """Multiplies [..., in] by a factor [in, out], or rows [B, L, in] by those of their adapters [A, in, out]."""
+    if factor.ndim == 2:
+        return jnp.dot(x, factor)
+    rows = x.reshape(factor.shape[0], -1, x.shape[-1])
+    return jnp.einsum("nli,nio->nlo", rows, factor).reshape(*x.shape[:-1], factor.shape[-1])
 
 
 def _dropped(rows: jax.Array, keys: jax.Array, keep_rate: jax.Array) -> jax.Array:
