@@ -1,6 +1,7 @@
 """How much arithmetic a model needs, counted from its sizes: what batches are shaped by and speeds are compared with.
 
-A multiplication and an addition count as two operations; only matrix products count, which are nearly all.
+A multiplication and an addition count as two operations; only matrix products count, which are nearly all. What is
+counted is the model as it is defined: where a program finds a shorter way (`absorbed`), it does less.
 Letters in shapes: B batch, S source length, T target length.
 """
 
