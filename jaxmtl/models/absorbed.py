@@ -4,7 +4,9 @@ A score `q · (m W)` is `(q W^T) · m`, and a mixture of values is the mixture o
 kernel. So the kernels can be absorbed by the queries and by what was mixed. Where an input has fewer queries than a
 head is wide, as when answer choices are scored, that takes a fraction of the arithmetic of projecting every position.
 Letters in shapes: B inputs, Q queries of an input, S source length, P keys that are known without the memory (of a
-prefix, of an instruction), D embed, H heads, K head width, A adapters, R rank.
+prefix, of an instruction), D embed, H heads, K head width, R rank.
+
+Source: DeepSeek-V2 (2024), section 2.1.2, absorbs projections of latent states in this way; here those of a memory.
 """
 
 from collections.abc import Callable
@@ -41,7 +43,8 @@ def absorbs(module: nn.Module, num_queries: int, memory: jax.Array) -> bool:
     Returns:
       True if that is much less arithmetic, and the kernels are there.
     """
-    if module.is_initializing():
+    has_kernels = all(layer.has_variable("params", "kernel") for layer in (module.key, module.value))
+    if module.is_initializing() or not has_kernels:
         return False
     (length, width), head_width = memory.shape[1:], module.config.head_dim
     absorbed = num_queries * width * (head_width + length)
@@ -54,8 +57,11 @@ def attend_to_memory(
 ) -> jax.Array:
     """Attends to a memory, and to what a prefix or an instruction puts before it, without projecting the memory.
 
+    The model's own choice of attention, `config.attention`, is for keys and values and plays no part here.
+
     Args:
-      module: the attention; has `key` and `value`, the layers [D, H·K] that would project the memory.
+      module: the attention; has `key` and `value`, the layers [D, H·K] that would project the memory. Its collections
+        of a prefix, of an instruction and of those layers' low-rank updates count if they are there.
       query: [B, Q, H, K].
       memory: [B, S, D].
       mask: what to see of the instruction, if there is one, and of the memory.
@@ -63,6 +69,9 @@ def attend_to_memory(
 
     Returns:
       [B, Q, H, K], what attending to keys and values gives, up to rounding.
+
+    Raises:
+      InputError: if a prefix stands before packed rows.
     """
     none = jnp.zeros((memory.shape[0], 0, *query.shape[2:]), query.dtype)
     key, value, _, mask = with_prefix(module, *with_memory(module, none, none), None, mask)
@@ -95,7 +104,8 @@ def _scores(layer: Dense, query: jax.Array, memory: jax.Array) -> jax.Array:
         of_rank = jnp.einsum("bqhk,brhk->bhqr", query, b)
         scores = scores + jnp.einsum("bhqr,bsr->bhqs", of_rank, narrow, preferred_element_type=jnp.float32)
     if layer.bias_init is not None:
-        scores = scores + jnp.einsum("bqhk,hk->bhq", query, _bias(layer, query.dtype, head_width))[..., None]
+        bias = _bias(layer, query.dtype, head_width)
+        scores = scores + jnp.einsum("bqhk,hk->bhq", query, bias, preferred_element_type=jnp.float32)[..., None]
     return scores
 
 
@@ -116,13 +126,13 @@ def _mixed(layer: Dense, weights: jax.Array, memory: jax.Array, head_width: int)
 
 def _kernel(layer: Dense, dtype: jnp.dtype, head_width: int) -> jax.Array:
     """Returns [D, H, K]."""
-    kernel = layer.get_variable("params", "kernel").astype(dtype)
+    kernel = nn.unbox(layer.get_variable("params", "kernel")).astype(dtype)
     return kernel.reshape(kernel.shape[0], -1, head_width)
 
 
 def _bias(layer: Dense, dtype: jnp.dtype, head_width: int) -> jax.Array:
     """Returns [H, K]."""
-    return layer.get_variable("params", "bias").astype(dtype).reshape(-1, head_width)
+    return nn.unbox(layer.get_variable("params", "bias")).astype(dtype).reshape(-1, head_width)
 
 
 def _widening(update: LowRank, dtype: jnp.dtype, batch: int, head_width: int) -> jax.Array:

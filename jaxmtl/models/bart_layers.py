@@ -70,12 +70,11 @@ class MultiHeadAttention(nn.Module):
     ) -> jax.Array:
         """Lets `x` [B·R, T, D] look at `memory` [B, S, D]; returns [B·R, T, D]."""
         keep = functools.partial(kept_keys, self, self.config.attention_dropout_rate if train else 0.0)
-        if bias is None and absorbs(self, x.shape[0] * x.shape[1] // memory.shape[0], memory):
-            query, mask = share_keys(self._queries(x), mask, memory.shape[0])
+        query, mask = share_keys(self._queries(x), mask, memory.shape[0])
+        if bias is None and absorbs(self, query.shape[1], memory):
             mixed = attend_to_memory(self, query, memory, mask, keep)
         else:
             key, value, bias, mask = with_prefix(self, *self.look_at(memory), bias, mask)
-            query, mask = share_keys(self._queries(x), mask, key.shape[0])
             mixed = self.config.attention(query, key, value, bias, mask, keep(*key.shape[:2]))
         return self.out(mixed.reshape(*x.shape[:-1], -1))
 

@@ -65,7 +65,7 @@ def low_rank_update(x: jax.Array, update: LowRank) -> jax.Array:
 
 
 def narrowed(x: jax.Array, update: LowRank) -> jax.Array:
-    """Does the first half of that: drops, and projects to the rank.
+    """Computes the first half of `low_rank_update`: drops, and projects to the rank.
 
     Args:
       x: [B, L, in]; [..., in] where one adapter serves all rows.
@@ -81,7 +81,7 @@ def narrowed(x: jax.Array, update: LowRank) -> jax.Array:
 
 
 def _multiplied(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """Multiplies [..., in] by a factor [in, out], or rows [B, L, in] by those of their adapters [A, in, out]."""
+    """Multiplies [..., in] by a factor [in, out], or rows [A·n, L, in] by those of their adapters [A, in, out]."""
     if factor.ndim == 2:
         return jnp.dot(x, factor)
     rows = x.reshape(factor.shape[0], -1, x.shape[-1])

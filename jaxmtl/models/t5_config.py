@@ -48,7 +48,8 @@ class T5Config:
       dtype: dtype of activations, "float32" or "bfloat16"; parameters are float32.
       remat: which activations are recomputed in the backward pass: a name in `remat.REMAT_POLICIES`.
       scan_unroll: layers per step of the layer scan; 0 unrolls all, which compiles slower.
-      attention: how attention is computed, see `attention.py`.
+      attention: how attention to keys and values is computed, see `attention.py`; few queries need none, see
+        `absorbed.py`.
     """
 
     vocab_size: int = 32128

@@ -1,4 +1,5 @@
 import dataclasses
+from unittest import mock
 
 import jax
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jaxmtl.evals import reading, requests, scoring
-from jaxmtl.models import absorbed
+from jaxmtl.models import absorbed, t5_layers
 from jaxmtl.models.initial import abstract_params
 from jaxmtl.partitioning import make_mesh, shardings_for
 from jaxmtl.types import InputError
@@ -101,18 +102,27 @@ def test_losses_are_the_same_on_a_mesh(pretrained, expected):
     np.testing.assert_allclose(result, [row.mean() for row in expected], atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("sizes", [dict(), dict(data=2, fsdp=2, tensor=2)], ids=["one device", "mesh"])
-def test_so_are_those_of_targets_that_look_at_the_memory_itself(monkeypatch, pretrained, expected, sizes):
+@pytest.fixture
+def looks(monkeypatch):
+    """Makes every cross-attention look at the memory itself; counts the looks that are traced."""
+    calls = mock.Mock(side_effect=absorbed.attend_to_memory)
     monkeypatch.setattr(absorbed, "LEAST_GAIN", 0.0)
+    monkeypatch.setattr(t5_layers, "attend_to_memory", calls)
     jax.clear_caches()
+    yield calls
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("sizes", [dict(), dict(data=2, fsdp=2, tensor=2)], ids=["one device", "mesh"])
+def test_so_are_those_of_targets_that_look_at_the_memory_itself(looks, pretrained, expected, sizes):
     if sizes:
         placed = jax.device_put(
             pretrained.params, shardings_for(abstract_params(pretrained.module), make_mesh(**sizes))
         )
         pretrained = dataclasses.replace(pretrained, params=placed)
     result = scoring.loss(pretrained, INPUTS, TARGETS)
+    assert looks.called
     np.testing.assert_allclose(result, [row.mean() for row in expected], atol=TOLERANCE)
-    jax.clear_caches()
 
 
 def test_long_inputs_keep_their_first_tokens_and_the_end(pretrained):

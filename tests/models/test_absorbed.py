@@ -1,6 +1,7 @@
 """Cross-attention of few queries: what it gives is what keys and values, written out in float64, give."""
 
 import contextlib
+import dataclasses
 from unittest import mock
 
 import flax.linen as nn
@@ -97,7 +98,7 @@ def others(module):
         "instructions": {"instruction": both(3, 4, *width) | {"index": np.array([2, 0])}},
         "an update": {"lora": {"key": update(5), "value": update(7)}},
         "updates": {"lora": {"key": update(5, BATCH), "value": update(7, BATCH)}},
-        "updates that drop": {"lora": {"key": update(5, BATCH), "value": update(7, BATCH) | dropping}},
+        "updates that drop": {"lora": {"key": update(5, BATCH) | dropping, "value": update(7, BATCH) | dropping}},
     }
     return found | {"all": found["prefixes"] | found["instructions"] | found["updates that drop"]}
 
@@ -122,43 +123,84 @@ def test_what_adapts_an_attention_counts_as_where_keys_and_values_are_made(name,
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
-@BOTH
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
-def test_training_with_dropout_moves_everything_as_where_keys_and_values_are_made(name, packed):
-    module, x, memory = MODULES[name], drawn(3, BATCH, 4, WIDTH), drawn(1, BATCH, LENGTH, WIDTH)
-    adapted = {} if packed else others(module)["prefixes"] | others(module)["updates"]
-    queries = jnp.array([[1, 1, 2, 2], [1, 2, 2, 3]]) if packed else None
-    mask = Mask(keys=jnp.arange(LENGTH) // 3 + 1 if packed else jnp.arange(LENGTH) > 1, queries=queries)
-    mask = mask.replace(keys=jnp.tile(mask.keys, (BATCH, 1)))
+def results(module, x, mask, adapted, gain):
+    """What training with dropout gives: found, gradients by x, memory, and floats of the variables, absorbing calls."""
+    memory, variables = drawn(1, BATCH, LENGTH, WIDTH), {"params": params_of(module, 4)} | adapted
+    leaves, tree = jax.tree.flatten(variables)
+    is_float = [np.issubdtype(leaf.dtype, np.floating) and leaf.ndim > 0 for leaf in leaves]
 
     def total(given):
-        x, memory, variables = given
-        found = module.apply(variables, x, memory, None, mask, train=True, rngs={"dropout": jax.random.key(0)})
+        x, memory, floats = given
+        whole = jax.tree.unflatten(tree, [floats.get(i, leaf) for i, leaf in enumerate(leaves)])
+        found = module.apply(whole, x, memory, None, mask, train=True, rngs={"dropout": jax.random.key(0)})
         return jnp.sum(found * drawn(9, *found.shape)), found
 
-    def result(gain):
-        with absorbing(gain) as calls:
-            given = (x, memory, {"params": params_of(module, 4)} | adapted)
-            (_, found), gradient = jax.value_and_grad(total, has_aux=True)(given)
-        return found, gradient, calls.call_count
+    with absorbing(gain) as calls:
+        given = (x, memory, {i: leaf for i, leaf in enumerate(leaves) if is_float[i]})
+        (_, found), (by_x, by_memory, by_floats) = jax.value_and_grad(total, has_aux=True)(given)
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
+    return found, (by_x, by_memory, {paths[i]: leaf for i, leaf in by_floats.items()}), calls.call_count
 
-    (found, gradient, absorbed), (expected, their_gradient, projected) = result(ALWAYS), result(NEVER)
+
+@BOTH
+@pytest.mark.parametrize("kind", ["packed", "instructions", "all"])
+def test_training_with_dropout_moves_everything_as_where_keys_and_values_are_made(name, kind):
+    module, x = MODULES[name], drawn(3, BATCH, 4, WIDTH)
+    adapted = {} if kind == "packed" else others(module)[kind]
+    mask = Mask(keys=jnp.tile(jnp.arange(4 + LENGTH) > 1, (BATCH, 1)))
+    if kind == "packed":
+        segments = jnp.tile(jnp.arange(LENGTH) // 3 + 1, (BATCH, 1))
+        mask = Mask(keys=segments, queries=jnp.array([[1, 1, 2, 2], [1, 2, 2, 3]]))
+    found, gradients, absorbed = results(module, x, mask, adapted, ALWAYS)
+    expected, their_gradients, projected = results(module, x, mask, adapted, NEVER)
     assert (absorbed, projected) == (1, 0)
     # Sums of a hundred float32 terms of size 1.
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), (found, gradient), (expected, their_gradient)
+        lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), (found, gradients), (expected, their_gradients)
     )
-    assert all(jax.tree.leaves(jax.tree.map(lambda leaf: np.abs(leaf).max() > 1e-3, _without_key_bias(gradient))))
+    undropped = module.apply(
+        {"params": params_of(module, 4)} | adapted, x, drawn(1, BATCH, LENGTH, WIDTH), None, mask, train=False
+    )
+    assert np.abs(found - undropped).max() > 1e-2
+    key_bias = "['params']['key']['bias']"  # of all keys that a query sees, it moves nothing
+    moved = {path: np.abs(leaf).max() > 1e-3 for path, leaf in gradients[2].items() if path != key_bias}
+    assert all(moved.values()), moved
+    assert np.abs(gradients[0]).max() > 1e-3 and np.abs(gradients[1]).max() > 1e-3
 
 
-def _without_key_bias(gradient):
-    """A bias of all keys that a query sees moves nothing."""
-    x, memory, variables = gradient
-    params = {
-        layer: {k: v for k, v in leaves.items() if (layer, k) != ("key", "bias")}
-        for layer, leaves in variables["params"].items()
-    }
-    return x, memory[:, 2:], variables | {"params": params}
+@BOTH
+def test_a_query_that_sees_nothing_moves_nothing(name):
+    module, x = MODULES[name], drawn(3, BATCH, 4, WIDTH)
+    mask = Mask(keys=jnp.array([[True] * LENGTH, [False] * LENGTH]))
+    _, (by_x, by_memory, by_params), absorbed = results(module, x, mask, {}, ALWAYS)
+    assert absorbed == 1 and all(np.isfinite(leaf).all() for leaf in by_params.values())
+    assert np.abs(by_x[0]).max() > 1e-3 and np.abs(by_memory[0]).max() > 1e-3
+    assert not np.any(by_x[1]) and not np.any(by_memory[1])
+
+
+@BOTH
+def test_bfloat16_is_as_near_to_float32_as_keys_and_values_are(name):
+    half = dataclasses.replace(MODULES[name].config, dtype="bfloat16")
+    module, x = MODULES[name].clone(config=half), drawn(3, BATCH * 3, 2, WIDTH)
+    variables = {"params": params_of(module, 4)} | others(module)["prefixes"] | others(module)["updates"]
+    with absorbing(NEVER):
+        exact = attend(MODULES[name], variables, x)
+        projected = attend(module, variables, x)
+    with absorbing(ALWAYS) as calls:
+        found = attend(module, variables, x)
+    assert calls.call_count == 1 and found.dtype == jnp.bfloat16
+    error = lambda y: float(np.linalg.norm(y.astype(np.float32) - exact) / np.linalg.norm(exact))
+    # Both round some five times on the way, each by up to 2^-9 = 0.2% of a value.
+    assert error(projected) < 0.01 and error(found) < 0.01
+
+
+@BOTH
+def test_parameters_count_as_they_are_made_too(name):
+    module, x = MODULES[name], drawn(3, BATCH, 1, WIDTH)
+    boxed = attend(module, {}, x, init=True)
+    with absorbing(ALWAYS) as calls:
+        np.testing.assert_array_equal(attend(module, boxed, x), attend(module, nn.unbox(boxed), x))
+    assert calls.call_count == 2
 
 
 @pytest.mark.parametrize("queries, does", [(1, True), (12, True), (24, True), (48, False), (256, False)])
