@@ -254,12 +254,14 @@ def batch_losses(
       For each input of the batch and each of its choices what `choice_losses` gives.
     """
     results: list[list[np.ndarray]] = [[] for _ in batch.rows]
+    known: list[dict[tuple[int, ...], np.ndarray]] = [{} for _ in batch.rows]
     mesh, pad_id = requests.mesh_of(pretrained.params), pretrained.config.pad_id
     for part in _parts([choices[row] for row in batch.rows], batch.num_rows):
         targets = requests.place(_pad_choices(part, batch.num_rows, pad_id), mesh)
         found = requests.fetch(_measured(measure, pretrained.module, batch.variables, read, targets))
-        for result, losses, kept in zip(results, found, part, strict=False):
-            result += [line[: len(ids)] for line, ids in zip(losses, kept, strict=False)]
+        for result, own, losses, kept in zip(results, known, found, part, strict=False):
+            # Equal choices tie to the last bit, which steps of other shapes would not promise: the first one counts.
+            result += [own.setdefault(tuple(ids), line[: len(ids)]) for line, ids in zip(losses, kept, strict=False)]
     return results
 
 

@@ -69,6 +69,20 @@ def test_equal_choices_get_equal_scores_so_that_the_first_wins(pretrained):
     assert scores[1] == scores[2]
 
 
+def test_so_do_equal_choices_that_are_scored_in_steps_of_different_shapes(pretrained, monkeypatch):
+    shapes, measured = [], scoring._measured
+
+    def rounded_by_shape(*call):
+        shapes.append(call[-1].shape)
+        return measured(*call) * (1 + 1e-6 * call[-1].shape[-1])
+
+    monkeypatch.setattr(scoring, "MAX_TARGET_POSITIONS", 64)
+    monkeypatch.setattr(scoring, "_measured", rounded_by_shape)
+    scores = scoring.score_choices(pretrained, INPUTS[:1], [["yes", "no", "four five six and " * 3, "yes"]])[0]
+    assert len({shape[-1] for shape in shapes}) == 2
+    assert scores[0] == scores[3]
+
+
 def test_the_encoder_runs_once_for_all_choices_of_an_input(pretrained, monkeypatch):
     calls = []
     plain = reading.encode
