@@ -10,12 +10,13 @@ REPOSITORY = pathlib.Path(__file__).parents[1]
 MAPS, MANY_MAPS = pathlib.Path("/proc/self/maps"), 20_000
 REAL_DATA = REPOSITORY.parent / "shared" / "data"
 
-# Tests compile much and compute little. Without LLVM's optimisations and with XLA's older way from fusions to machine
-# code, which change that code and not the program, compiling takes half the time; and what one test has compiled,
-# others and later runs take from pytest's cache folder. Processes that tests start read the environment.
+# Tests compile much and compute little. Without LLVM's optimisations, with XLA's older way from fusions to machine code
+# and in one piece, which change that code and not the program, compiling takes less than half the time; and what one
+# test has compiled, others and later runs take from pytest's cache folder. Processes that tests start read the
+# environment.
 FLAGS = "--xla_backend_optimization_level=0"
 if jax.__version_info__[:2] == (0, 10):  # JAX does not start with a flag that its version does not know
-    FLAGS += " --xla_cpu_use_fusion_emitters=false"
+    FLAGS += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", FLAGS)
 CACHE = {
     "JAX_COMPILATION_CACHE_DIR": str(REPOSITORY / ".pytest_cache" / "compiled"),

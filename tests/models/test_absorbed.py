@@ -16,6 +16,7 @@ from jaxmtl.models import absorbed, bart_layers, t5_layers
 from jaxmtl.models.bart_config import BARTConfig
 from jaxmtl.models.masks import Mask
 from jaxmtl.models.t5_config import T5Config
+from jaxmtl.partitioning import make_mesh, shardings_for
 
 BATCH, LENGTH, WIDTH, HEADS = 2, 9, 12, 3
 SIZES = dict(vocab_size=32, embed_dim=WIDTH, num_heads=HEADS, mlp_dim=20, num_encoder_layers=1, num_decoder_layers=1)
@@ -201,6 +202,23 @@ def test_parameters_count_as_they_are_made_too(name):
     with absorbing(ALWAYS) as calls:
         np.testing.assert_array_equal(attend(module, boxed, x), attend(module, nn.unbox(boxed), x))
     assert calls.call_count == 2
+
+
+@BOTH
+@pytest.mark.parametrize("heads", [2, 3])  # a device holds one, or one and a half
+def test_kernels_that_devices_share_count_as_whole_ones(name, heads):
+    changed = dict(num_heads=heads) | (dict(head_dim=4) if name == "t5" else {})
+    module = MODULES[name].clone(config=dataclasses.replace(MODULES[name].config, **changed))
+    x, params = drawn(3, BATCH * 3, 2, WIDTH), params_of(module, 4)
+    boxed = jax.eval_shape(lambda: attend(module, {}, x[:BATCH], init=True))["params"]
+    placed = jax.device_put(params, shardings_for(boxed, make_mesh(data=1, fsdp=2, tensor=2)))
+    run = jax.jit(lambda params: attend(module, {"params": params}, x))
+    with absorbing(ALWAYS) as calls:
+        found = run(placed)
+    assert calls.call_count == 1
+    assert placed["key"]["kernel"].addressable_shards[0].data.size == params["key"]["kernel"].size // 4
+    # Sums of a few dozen float32 terms of size 1.
+    np.testing.assert_allclose(found, by_hand(module, params, x, np.ones((BATCH, LENGTH), bool)), atol=2e-5)
 
 
 @pytest.mark.parametrize("queries, does", [(1, True), (12, True), (24, True), (48, False), (256, False)])

@@ -29,6 +29,13 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(parts, "CACHED_TOKENS", 16)
 
 
+@pytest.fixture
+def forgotten_after():
+    """Programs of small parts serve no other test."""
+    yield
+    jax.clear_caches()
+
+
 def rows_read(monkeypatch, module):
     """A list to which the model adds the number of rows whenever it is made to read some."""
     found, encode = [], type(module).encode
@@ -75,7 +82,7 @@ def test_parts_are_put_together_in_order(small_parts):
 
 
 @pytest.mark.parametrize("module", MODELS.values(), ids=MODELS)
-def test_memory_and_texts_are_those_of_the_whole_batch(monkeypatch, module):
+def test_memory_and_texts_are_those_of_the_whole_batch(monkeypatch, forgotten_after, module):
     variables, call = {"params": params_of(module)}, (jnp.asarray(INPUTS), jnp.asarray(SEEN))
     expected = read_memory(module, variables, *call)
     texts = greedy(module, variables, *call, max_tokens=6)
@@ -86,7 +93,6 @@ def test_memory_and_texts_are_those_of_the_whole_batch(monkeypatch, module):
     np.testing.assert_allclose(read_memory(module, variables, *call), expected, atol=1e-5)
     np.testing.assert_array_equal(greedy(module, variables, *call, max_tokens=6), texts)
     assert set(found) == {2}
-    jax.clear_caches()
 
 
 def test_rows_with_adapters_of_their_own_are_read_together(monkeypatch, small_parts):

@@ -61,7 +61,7 @@ def test_losses_do_not_depend_on_the_mesh(axes, on_one_device):
 @pytest.mark.long
 def test_losses_of_t5_do_not_depend_on_the_mesh():
     reference = run(module=tiny_t5())[1]
-    for axes in (dict(data=8), dict(fsdp=8), dict(tensor=4, data=2)):
+    for axes in (dict(fsdp=8), dict(tensor=4, data=2)):
         assert_same_history(run(axes=axes, module=tiny_t5())[1], reference)
 
 
